@@ -99,7 +99,8 @@ fn divergent_shuffle() {
 #[test]
 fn global_load_out_of_bounds() {
     let (input, output) = (Buffer::new(&[1.0_f32; 64]), Buffer::<f32>::poisoned(64));
-    let run = |offset: i64, schedule| fault("broken_global_load", 2, 32, 0, &[&input, &output, &offset], schedule);
+    let run =
+        |offset: i64, schedule| fault("broken_global_load", 2, 32, 0, &[&input, &output, &offset], schedule);
     for schedule in SCHEDULES {
         let past = run(1, schedule);
         assert_says(&past, &["global load of 4 bytes", "ends 0 bytes before", "256 bytes"]);
@@ -110,7 +111,10 @@ fn global_load_out_of_bounds() {
         assert_eq!((before.block, before.thread), ([0; 3], [0; 3]));
     }
     let displayed = run(1, Schedule::InOrder).to_string();
-    assert!(displayed.starts_with("kernel broken_global_load block [1, 0, 0] thread [31, 0, 0]: "), "{displayed}");
+    assert!(
+        displayed.starts_with("kernel broken_global_load block [1, 0, 0] thread [31, 0, 0]: "),
+        "{displayed}"
+    );
 }
 
 #[test]
@@ -168,11 +172,15 @@ fn shared_memory_out_of_bounds() {
     for schedule in SCHEDULES {
         for index in [32, -1, 64, i32::MIN] {
             let read = fault("broken_shared_index", 1, 32, 96 * 4, &[&output, &index], schedule);
-            assert_says(&read, &["shared memory access out of bounds", &format!("element {index} of a window of 32")]);
+            assert_says(
+                &read,
+                &["shared memory access out of bounds", &format!("element {index} of a window of 32")],
+            );
             assert_eq!(read.thread, [3, 0, 0]);
         }
         for (offset, count) in [(0, 97), (96, 1), (-1, 4), (4, -1), (97, 0)] {
-            let window = fault("broken_shared_window", 1, 32, 96 * 4, &[&output, &offset, &count, &0], schedule);
+            let window =
+                fault("broken_shared_window", 1, 32, 96 * 4, &[&output, &offset, &count, &0], schedule);
             assert_says(&window, &["shared slice", "leaves its window of 96 elements"]);
         }
         let vector = fault("broken_shared_window", 1, 32, 96 * 4, &[&output, &0, &6, &4], schedule);
@@ -241,9 +249,16 @@ fn launches_that_a_driver_refuses() {
 fn a_fault_stops_the_other_workers() {
     // Block 0 of a million faults; running them all would take seconds.
     let (input, output) = (Buffer::new(&[1.0_f32; 32]), Buffer::<f32>::poisoned(32));
-    let fault =
-        launch("broken_global_load", [1_000_000, 1, 1], 32, 0, &[&input, &output, &-1_i64], Schedule::InOrder, 4)
-            .unwrap_err();
+    let fault = launch(
+        "broken_global_load",
+        [1_000_000, 1, 1],
+        32,
+        0,
+        &[&input, &output, &-1_i64],
+        Schedule::InOrder,
+        4,
+    )
+    .unwrap_err();
     assert_says(&fault, &["out of bounds"]);
     let stored = output.traffic().stores;
     assert!(stored < 32 * 1000, "{stored} stores after the fault");
@@ -259,10 +274,26 @@ fn concurrent_launches_do_not_disturb_each_other() {
                 for round in 0..25 {
                     let schedule = Schedule::Random(worker * 100 + round);
                     check_healthy(schedule);
-                    let broken = launch("broken_global_load", [2, 1, 1], 32, 0, &[&input, &output, &1_i64], schedule, 2)
-                        .expect_err("out of bounds");
+                    let broken = launch(
+                        "broken_global_load",
+                        [2, 1, 1],
+                        32,
+                        0,
+                        &[&input, &output, &1_i64],
+                        schedule,
+                        2,
+                    )
+                    .expect_err("out of bounds");
                     assert_eq!(broken.thread, [31, 0, 0], "{broken}");
-                    let sound = launch("broken_global_load", [2, 1, 1], 32, 0, &[&input, &output, &0_i64], schedule, 2);
+                    let sound = launch(
+                        "broken_global_load",
+                        [2, 1, 1],
+                        32,
+                        0,
+                        &[&input, &output, &0_i64],
+                        schedule,
+                        2,
+                    );
                     assert_eq!(sound.unwrap().loads, 64);
                     let waits = fault("broken_divergent_barrier", 1, 64, 0, &[&32], schedule);
                     assert_says(&waits, &["32 exited"]);
@@ -278,9 +309,11 @@ fn the_kernel_list_tells_arguments_and_files() {
     let matmul = all.iter().find(|kernel| kernel.entry == "matmul_f32").expect("matmul.cu is built");
     assert_eq!(matmul.argument_sizes, [8, 8, 8, 4, 4, 4]);
     assert_eq!(matmul.source, "emulator/tests/kernels/matmul.cu");
-    let none = all.iter().find(|kernel| kernel.entry == "broken_unequal_barriers").expect("broken.cu is built");
+    let none =
+        all.iter().find(|kernel| kernel.entry == "broken_unequal_barriers").expect("broken.cu is built");
     assert!(none.argument_sizes.is_empty());
-    let structure = all.iter().find(|kernel| kernel.entry == "primitive_indices").expect("primitives.cu is built");
+    let structure =
+        all.iter().find(|kernel| kernel.entry == "primitive_indices").expect("primitives.cu is built");
     assert_eq!(structure.argument_sizes, [8, 16]);
     for pair in all.windows(2) {
         assert!(pair[0].entry < pair[1].entry, "{} is exported twice", pair[0].entry);

@@ -5,7 +5,8 @@ mod support;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gatewarp_emulator::{
-    Counters, MemoryError, Schedule, allocate, copy_in, copy_out, copy_within, fill, free, reset_traffic, traffic,
+    Counters, MemoryError, Schedule, allocate, copy_in, copy_out, copy_within, fill, free, reset_traffic,
+    traffic,
 };
 use support::{Buffer, launch};
 
@@ -65,7 +66,8 @@ fn only_live_allocations_can_be_freed_read_or_launched_on() {
     assert_eq!(free(address), Err(MemoryError::UnknownAddress { address }));
     assert_eq!(copy_out(address, &mut [0]), Err(MemoryError::UnknownAddress { address }));
     let fault =
-        launch("broken_global_load", [1, 1, 1], 32, 0, &[&address, &address, &0_i64], Schedule::InOrder, 1).unwrap_err();
+        launch("broken_global_load", [1, 1, 1], 32, 0, &[&address, &address, &0_i64], Schedule::InOrder, 1)
+            .unwrap_err();
     assert!(fault.message.contains("out of bounds"), "{fault}");
 }
 
@@ -81,9 +83,11 @@ fn device_memory_is_finite() {
 #[test]
 fn traffic_is_counted_for_each_allocation() {
     let _alone = alone();
-    let (input, output, other) = (Buffer::new(&[1.0_f32; 96]), Buffer::<f32>::poisoned(64), Buffer::new(&[0_u32; 4]));
+    let (input, output, other) =
+        (Buffer::new(&[1.0_f32; 96]), Buffer::<f32>::poisoned(64), Buffer::new(&[0_u32; 4]));
     let total =
-        launch("broken_global_load", [2, 1, 1], 32, 0, &[&input, &output, &32_i64], Schedule::Reversed, 2).unwrap();
+        launch("broken_global_load", [2, 1, 1], 32, 0, &[&input, &output, &32_i64], Schedule::Reversed, 2)
+            .unwrap();
     assert_eq!(total, Counters { bytes_loaded: 256, bytes_stored: 256, loads: 64, stores: 64 });
     assert_eq!(input.traffic(), Counters { bytes_loaded: 256, loads: 64, ..Counters::default() });
     assert_eq!(output.traffic(), Counters { bytes_stored: 256, stores: 64, ..Counters::default() });
@@ -102,7 +106,8 @@ fn traffic_is_counted_for_each_allocation() {
 fn a_faulted_launch_counts_what_it_did() {
     let _alone = alone();
     let (input, output) = (Buffer::new(&[1.0_f32; 32]), Buffer::<f32>::poisoned(64));
-    launch("broken_global_load", [2, 1, 1], 32, 0, &[&input, &output, &0_i64], Schedule::InOrder, 1).unwrap_err();
+    launch("broken_global_load", [2, 1, 1], 32, 0, &[&input, &output, &0_i64], Schedule::InOrder, 1)
+        .unwrap_err();
     assert_eq!((input.traffic().loads, output.traffic().stores), (32, 32), "block 0, not block 1");
 }
 
@@ -110,7 +115,8 @@ fn a_faulted_launch_counts_what_it_did() {
 fn asynchronous_copies_count_when_they_read() {
     let _alone = alone();
     let (input, output) = (Buffer::new(&[1.0_f32; 256]), Buffer::<f32>::poisoned(512));
-    launch("primitive_cp_async", [1, 1, 1], 64, 2048, &[&input, &output, &100], Schedule::InOrder, 1).unwrap();
+    launch("primitive_cp_async", [1, 1, 1], 64, 2048, &[&input, &output, &100], Schedule::InOrder, 1)
+        .unwrap();
     // 25 pieces of 16 bytes and 100 of 4; those past the count are zeros that cost nothing.
     let expected = Counters { bytes_loaded: 800, loads: 125, ..Counters::default() };
     assert_eq!(input.traffic(), expected);

@@ -25,7 +25,10 @@ fn a_missing_barrier_reads_poison_under_every_schedule() {
         for shift in [1, -1] {
             let out = run("broken_missing_barrier", 64, &[&shift], schedule);
             let expected: Vec<f32> = (0..64).map(|i| ((i + shift) & 63) as f32 + 1.0).collect();
-            assert!(out != expected && out.iter().any(|x| x.is_nan()), "{schedule:?}, shift {shift}: {out:?}");
+            assert!(
+                out != expected && out.iter().any(|x| x.is_nan()),
+                "{schedule:?}, shift {shift}: {out:?}"
+            );
         }
     }
 }
@@ -33,9 +36,8 @@ fn a_missing_barrier_reads_poison_under_every_schedule() {
 #[test]
 fn the_schedules_differ_in_what_a_missing_barrier_shows() {
     // Reading the previous thread's element goes well in order, but for the first thread; nowhere else reversed.
-    let poisoned = |schedule| {
-        run("broken_missing_barrier", 64, &[&-1], schedule).iter().filter(|x| x.is_nan()).count()
-    };
+    let poisoned =
+        |schedule| run("broken_missing_barrier", 64, &[&-1], schedule).iter().filter(|x| x.is_nan()).count();
     assert_eq!(poisoned(Schedule::InOrder), 1);
     assert_eq!(poisoned(Schedule::Reversed), 63);
     let random: Vec<usize> = (0..8).map(|seed| poisoned(Schedule::Random(seed))).collect();
