@@ -410,7 +410,7 @@ GW_DEVICE Reduced reduce_huge(float x) {
 
 }  // namespace trigonometry
 
-/// Sine and cosine of x radians, within 2 ulp for every finite x; NaN for an infinite or NaN x.
+/// Sine and cosine of x radians, within 2 ulp for every finite x; NaN for an infinite or NaN x. sin(-0) is +0.
 ///
 /// Minimax polynomials on |r| ≤ π/4 (Remez, relative error 2^-27 and 2^-31); the device's own fast sine is off by 2^-21
 /// absolute, which a circuit of many rotations would accumulate.

@@ -47,6 +47,23 @@ fn the_schedules_differ_in_what_a_missing_barrier_shows() {
 }
 
 #[test]
+fn the_schedules_differ_in_the_order_of_blocks() {
+    // Each thread draws a ticket from one counter; the first tickets of the blocks tell their order on one worker.
+    let order = |schedule| {
+        let (flags, tickets) = (Buffer::<u32>::zeroed(2), Buffer::<u32>::poisoned(20 * 64));
+        launch("primitive_atomics", [20, 1, 1], 64, 0, &[&flags, &tickets], schedule, 1).unwrap();
+        tickets.read().chunks_exact(64).map(|block| block.iter().min().unwrap() / 64).collect::<Vec<u32>>()
+    };
+    assert!(order(Schedule::InOrder).into_iter().eq(0..20));
+    assert!(order(Schedule::Reversed).into_iter().eq((0..20).rev()));
+    let (one, two) = (order(Schedule::Random(1)), order(Schedule::Random(2)));
+    assert!(one != two && one != order(Schedule::InOrder), "{one:?} {two:?}");
+    let mut sorted = one;
+    sorted.sort_unstable();
+    assert!(sorted.into_iter().eq(0..20), "every block once");
+}
+
+#[test]
 fn a_buffer_reused_before_all_have_read_it_gives_other_sums() {
     let expected: Vec<f32> = (0..64).map(|i| (64 - i) as f32 + (128 - i) as f32).collect();
     for entry in ["broken_early_reuse", "broken_early_copy"] {
@@ -61,6 +78,15 @@ fn copied_data_is_poison_until_waited_for() {
     for schedule in SCHEDULES {
         let out = run("broken_read_before_wait", 32, &[], schedule);
         assert!(out[..32].iter().all(|x| x.is_nan()), "{schedule:?}: {out:?}");
+    }
+}
+
+#[test]
+fn a_wait_completes_no_group_that_it_does_not_cover() {
+    for schedule in SCHEDULES {
+        let out = run("broken_wait_for_too_few", 32, &[], schedule);
+        assert_eq!(out[..32], ramp(32), "{schedule:?}: the older group is there");
+        assert!(out[32..].iter().all(|x| x.is_nan()), "{schedule:?}: {out:?}");
     }
 }
 

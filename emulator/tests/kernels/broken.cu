@@ -54,6 +54,21 @@ GW_KERNEL(32, 1) broken_read_before_wait(const float* in, float* out) {
 }
 GW_EXPORT(broken_read_before_wait)
 
+/// Starts two groups, waits for all but the youngest and reads both: out[i] from the first, out[32 + i] from the second.
+GW_KERNEL(32, 1) broken_wait_for_too_few(const float* in, float* out) {
+    GW_SHARED(float, shared);
+    const int i = threadIdx.x;
+    for (int group = 0; group < 2; ++group) {
+        gw::cp_async4(shared.slice(group * 32 + i, 1), in + group * 32 + i, true);
+        gw::cp_async_commit();
+    }
+    gw::cp_async_wait<1>();
+    gw::store_global(out + i, shared[i]);
+    gw::store_global(out + 32 + i, shared[32 + i]);
+    gw::cp_async_wait<0>();
+}
+GW_EXPORT(broken_wait_for_too_few)
+
 /// Waits for its own copies and reads its neighbour's without a barrier.
 GW_KERNEL(64, 1) broken_wait_without_barrier(const float* in, float* out) {
     GW_SHARED(float, shared);
