@@ -111,7 +111,7 @@ GW_KERNEL(64, 1) broken_unequal_barriers() {
 }
 GW_EXPORT(broken_unequal_barriers)
 
-/// One warp waits in a shuffle, the other at the barrier.
+/// Even lanes wait at the barrier, odd ones in a shuffle.
 GW_KERNEL(64, 1) broken_barrier_in_lane_branch(gw::u32* out) {
     if (threadIdx.x % 2 == 0) {
         gw::sync_threads();

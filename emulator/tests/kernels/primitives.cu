@@ -15,7 +15,7 @@ struct IndexArgument {
     gw::u32 step;
 };
 
-/// out[i] = base + step · i for the linear index i of the thread in a 3-D grid of 3-D blocks; 6 values of its indices follow.
+/// out[i] = base + step · i for the linear index i of the thread in a 3-D grid of 3-D blocks.
 GW_KERNEL(128, 1) primitive_indices(gw::u64* out, IndexArgument argument) {
     const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     const int thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
