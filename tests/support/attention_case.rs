@@ -57,6 +57,12 @@ pub enum Stream {
 pub struct Data {
     /// The problem as the oracle takes it.
     pub problem: Attention,
+    /// The scale as the caller gives it.
+    pub scale: Option<f32>,
+    /// The offset as the caller gives it.
+    pub offset: Offset,
+    /// Whether the caller gives lengths.
+    pub own_lengths: bool,
     pub q: Vec<f32>,
     pub k: Vec<f32>,
     pub v: Vec<f32>,
@@ -174,6 +180,9 @@ impl Case {
                 row_scale: None,
                 active: None,
             },
+            scale: self.scale,
+            offset: self.offset,
+            own_lengths: self.own_lengths,
             q,
             k,
             v,
@@ -192,6 +201,32 @@ impl Data {
         self.problem.q = widen(&self.q);
         self.problem.k = widen(&self.k);
         self.problem.v = widen(&self.v);
+    }
+
+    /// The problem made of these samples, in this order.
+    pub fn samples(&self, order: &[usize]) -> Self {
+        let pick = |values: &[f32]| -> Vec<f32> {
+            let sample = values.len() / self.problem.batch;
+            order.iter().flat_map(|&b| values[b * sample..][..sample].iter().copied()).collect()
+        };
+        let p = &self.problem;
+        let mut data = Self {
+            q: pick(&self.q),
+            k: pick(&self.k),
+            v: pick(&self.v),
+            grad_o: pick(&self.grad_o),
+            grad_lse: pick(&self.grad_lse),
+            shared_keys: false,
+            problem: Attention {
+                batch: order.len(),
+                offset: order.iter().map(|&b| p.offset[b]).collect(),
+                kv_len: order.iter().map(|&b| p.kv_len[b]).collect(),
+                ..p.clone()
+            },
+            ..*self
+        };
+        data.refresh();
+        data
     }
 }
 
