@@ -62,7 +62,10 @@ pub enum Access {
 /// Name of every shader's entry point; rows are told apart by [`WgslKernel::entry`].
 pub const WGSL_ENTRY_POINT: &str = "main";
 
-/// The header every CUDA source includes as `"../device.cuh"`.
+/// Headers that CUDA sources may include, by the path below `kernels/` under which they include them.
+pub const CUDA_HEADERS: &[(&str, &str)] = &[("device.cuh", DEVICE_CUH)];
+
+/// The header every CUDA source includes as `"device.cuh"`.
 pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 
 /// The helpers put in front of every shader.

@@ -7,7 +7,7 @@ mod cache;
 mod nvrtc;
 
 use crate::error::{Error, Result};
-use crate::manifest::{CudaKernel, DEVICE_CUH};
+use crate::manifest::{CUDA_HEADERS, CudaKernel};
 use cache::Cache;
 use nvrtc::Nvrtc;
 use std::fmt;
@@ -55,7 +55,7 @@ fn shipped_ptx(folder: &Path, kernel: &CudaKernel, target: &str) -> Option<Vec<u
     let stem = kernel.file.strip_suffix(".cu").unwrap_or(kernel.file);
     let text = std::fs::read_to_string(folder.join(format!("{stem}.{target}.ptx"))).ok()?;
     let written_for = text.lines().next()?.strip_prefix("// gatewarp ")?;
-    let current = written_for == format!("{:016x}", fingerprint(&[kernel.source, DEVICE_CUH]));
+    let current = written_for == format!("{:016x}", fingerprint(&source_texts(kernel)));
     current.then(|| [text.as_bytes(), b"\0"].concat())
 }
 
@@ -68,18 +68,24 @@ fn compiled(
     let supported = nvrtc.supports(architecture.major * 10 + architecture.minor);
     let target = if supported { architecture.to_string() } else { FALLBACK.into() };
     let options = [format!("--gpu-architecture={target}"), "--std=c++17".into()];
-    let key = fingerprint(&[kernel.source, DEVICE_CUH, &options.join(" "), &nvrtc.version()]);
+    let (joined, version) = (options.join(" "), nvrtc.version());
+    let key = fingerprint(&[source_texts(kernel).as_slice(), &[&joined, &version]].concat());
     let name = format!("{}-{target}-{key:016x}", kernel.file.replace(['/', '.'], "-"));
     if let Some(image) = cache.and_then(|cache| cache.read(&name)) {
         return Ok(image);
     }
     let image = nvrtc
-        .compile(kernel.file, kernel.source, DEVICE_CUH, &options, supported)
+        .compile(kernel.file, kernel.source, CUDA_HEADERS, &options, supported)
         .map_err(|log| Error::Compile { kernel: kernel.entry.into(), arch: target, log })?;
     if let Some(cache) = cache {
         cache.write(&name, &image);
     }
     Ok(image)
+}
+
+/// What the module of `kernel`'s file is made of: its own text, and every header it could include.
+fn source_texts(kernel: &CudaKernel) -> Vec<&'static str> {
+    std::iter::once(kernel.source).chain(CUDA_HEADERS.iter().map(|header| header.1)).collect()
 }
 
 /// FNV-1a over the parts and their lengths: stable between runs and builds, which the standard hasher is not.
@@ -99,7 +105,7 @@ mod tests {
     const ROW: CudaKernel = CudaKernel {
         entry: "doubled",
         file: "probe/doubled.cu",
-        source: "#include \"../device.cuh\"\nextern \"C\" __global__ void doubled(float* x) { x[threadIdx.x] *= 2.0f; }\n",
+        source: "#include \"device.cuh\"\nextern \"C\" __global__ void doubled(float* x) { x[threadIdx.x] *= 2.0f; }\n",
         block: 32,
         pointers: &["x"],
         params: 0,
@@ -125,7 +131,7 @@ mod tests {
         std::fs::create_dir_all(folder.join("probe")).unwrap();
         std::fs::write(&file, "// gatewarp 0123456789abcdef\n.version 8.0\n").unwrap();
         assert_eq!(shipped_ptx(&folder, &ROW, FALLBACK), None);
-        let current = fingerprint(&[ROW.source, DEVICE_CUH]);
+        let current = fingerprint(&source_texts(&ROW));
         let text = format!("// gatewarp {current:016x}\n.version 8.0\n");
         std::fs::write(&file, &text).unwrap();
         assert_eq!(shipped_ptx(&folder, &ROW, FALLBACK), Some([text.as_bytes(), b"\0"].concat()));

@@ -139,7 +139,7 @@ impl Nvrtc {
         self.architectures.iter().any(|&known| u32::try_from(known) == Ok(capability))
     }
 
-    /// Compiles `source`, which may include `header` as `../device.cuh`, to a cubin or to PTX with its trailing NUL.
+    /// Compiles `source`, which may include each of `headers` by its name, to a cubin or to PTX with its trailing NUL.
     ///
     /// # Errors
     /// The compiler's log.
@@ -147,31 +147,36 @@ impl Nvrtc {
         &self,
         name: &str,
         source: &str,
-        header: &str,
+        headers: &[(&str, &str)],
         options: &[String],
         cubin: bool,
     ) -> std::result::Result<Vec<u8>, String> {
         let text = |s: &str| CString::new(s).map_err(|_| format!("{name}: a text holds a NUL byte"));
-        let (name, source, header) = (text(name)?, text(source)?, text(header)?);
-        let include_name = c"../device.cuh";
-        let options =
-            options.iter().map(|option| text(option)).collect::<std::result::Result<Vec<_>, _>>()?;
-        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        let (name, source) = (text(name)?, text(source)?);
+        let texts = |all: Vec<&str>| all.into_iter().map(text).collect::<std::result::Result<Vec<_>, _>>();
+        let include_names = texts(headers.iter().map(|header| header.0).collect())?;
+        let header_texts = texts(headers.iter().map(|header| header.1).collect())?;
+        let options = texts(options.iter().map(String::as_str).collect())?;
+        let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).collect::<Vec<*const c_char>>();
+        let (include_names_at, header_texts_at) = (pointers(&include_names), pointers(&header_texts));
+        let options_at = pointers(&options);
+        let too_many = |_| format!("{}: too many headers", self.version());
+        let header_count = c_int::try_from(headers.len()).map_err(too_many)?;
         let mut program = ptr::null_mut();
-        // SAFETY: NUL-terminated strings that live to the end of this function, and one header of each list.
+        // SAFETY: NUL-terminated strings that live to the end of this function, and as many headers as said in each list.
         self.check(unsafe {
             (self.create)(
                 &mut program,
                 source.as_ptr(),
                 name.as_ptr(),
-                1,
-                &header.as_ptr(),
-                &include_name.as_ptr(),
+                header_count,
+                header_texts_at.as_ptr(),
+                include_names_at.as_ptr(),
             )
         })?;
         let session = Session { nvrtc: self, program };
         // SAFETY: a live program, and as many options as said.
-        let code = unsafe { (self.compile)(session.program, options.len() as c_int, options.as_ptr()) };
+        let code = unsafe { (self.compile)(session.program, options_at.len() as c_int, options_at.as_ptr()) };
         if let Err(error) = self.check(code) {
             let log = self.output(&session, self.log).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
