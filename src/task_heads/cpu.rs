@@ -246,16 +246,11 @@ fn ratio(x: f32, total: f32) -> f32 {
     if total == 0.0 { 0.0 } else { x / total }
 }
 
-/// The head that follows `last` when heads are sorted by z, largest first, ties by index; NaN counts as the largest.
+/// The head that follows `last` when heads are sorted by z, largest first, ties by index.
 fn next_best(z: &[f32], last: Option<usize>) -> Option<usize> {
     let before = |a: usize, b: usize| {
-        let (za, zb) = (z[a], z[b]);
-        match (za.is_nan(), zb.is_nan()) {
-            (true, true) => a < b,
-            (true, false) => true,
-            (false, true) => false,
-            (false, false) => za > zb || (za == zb && a < b),
-        }
+        let (key_a, key_b) = (sort_key(z[a]), sort_key(z[b]));
+        key_a > key_b || (key_a == key_b && a < b)
     };
     let mut best = None;
     for head in 0..z.len() {
@@ -265,6 +260,17 @@ fn next_best(z: &[f32], last: Option<usize>) -> Option<usize> {
         }
     }
     best
+}
+
+/// Monotone in z; −0 equals +0, and every NaN is above +∞. The kernels compare the same words.
+fn sort_key(z: f32) -> u32 {
+    const SIGN: u32 = 1 << 31;
+    match z.to_bits() {
+        _ if z.is_nan() => u32::MAX,
+        _ if z == 0.0 => SIGN,
+        bits if bits & SIGN != 0 => !bits,
+        bits => bits | SIGN,
+    }
 }
 
 /// Writes the indices with `selected`, ascending, then the others; returns how many are selected.
