@@ -3,7 +3,7 @@
 //! The launch paths check every call against its row; tests reflect every shader and kernel against its row; `cargo xtask`
 //! compiles the rows. Rows are data and are there whatever features are on.
 
-mod attention;
+pub(crate) mod attention;
 pub(crate) mod device;
 mod statevec;
 pub(crate) mod task_heads;

@@ -8,7 +8,7 @@ mod launch;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use buffer::WgpuBuffer;
+pub(crate) use buffer::{WgpuBuffer, Workspace};
 
 use super::{Backend, STATUS_WORDS, Status};
 use crate::error::{Error, Result};
@@ -32,6 +32,8 @@ pub(crate) struct AdapterSummary {
 pub(crate) struct WgpuDevice {
     core: Arc<Core>,
     status: WgpuBuffer,
+    /// Workspaces not in use.
+    workspaces: Mutex<Vec<WgpuBuffer>>,
 }
 
 /// What buffers share with their device.
@@ -177,7 +179,7 @@ impl WgpuDevice {
             launches: AtomicU64::new(0),
         });
         let status = WgpuBuffer::wrap(core.clone(), status, STATUS_BYTES as usize);
-        let device = Self { core, status };
+        let device = Self { core, status, workspaces: Mutex::default() };
         if info.device_type == wgpu::DeviceType::Cpu {
             device.check_long_loops(&LOOP_GUARD, 70_000)?;
         }
@@ -215,6 +217,19 @@ impl WgpuDevice {
     /// A zeroed buffer of at least `bytes` bytes.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<WgpuBuffer> {
         WgpuBuffer::new(&self.core, bytes)
+    }
+
+    /// A buffer of at least `bytes` bytes with unspecified contents, for what one call passes between its kernels.
+    ///
+    /// Comes from a pool, so that a repeated call allocates nothing. It may be dropped as soon as the kernels are queued: one
+    /// queue runs everything in order, so whoever gets the buffer next writes it later.
+    pub(crate) fn workspace(&self, bytes: usize) -> Result<Workspace<'_>> {
+        Workspace::new(self, bytes)
+    }
+
+    /// Largest buffer a kernel can use, in bytes.
+    pub(crate) fn max_binding_bytes(&self) -> u64 {
+        self.core.limits.max_storage_buffer_binding_size
     }
 
     /// The device's status words (device/status.rs), bound by kernels that check device values.
