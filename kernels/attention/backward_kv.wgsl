@@ -43,6 +43,38 @@ fn grad_at(at: u32, row: u32, d: u32) -> f32 {
     return 0.0;
 }
 
+// What the query contributes to the output of four keys: ds for dk, p·row_scale for dv.
+fn weight_of(pair: u32, row: u32, keys: vec4i, first: i32, end: i32, scores: vec4f, g: vec4f) -> vec4f {
+    let at = 3u * (pair * params.q_len + min(row, params.q_len - 1u));
+    let limit = select(0, visible(row, first, end), row < params.q_len);
+    let p = exp4(scores * params.scale - vec4f(rows[at]));
+    var weight = p * rows[at + 2u];
+    if (params.want == WANT_DK) { weight = p * (rows[at + 2u] * g - rows[at + 1u]) * params.scale; }
+    return select(vec4f(0.0), weight, keys < vec4i(limit));
+}
+fn write4(to: u32, d: u32, out_dim: u32, values: vec4f, exists: bool, poisoned: bool) {
+    let bits = select(select(vec4u(0u), bitcast<vec4u>(values), exists), vec4u(NAN_BITS), poisoned);
+    if (d < out_dim) { out[to + d] = bits.x; }
+    if (d + 1u < out_dim) { out[to + d + 1u] = bits.y; }
+    if (d + 2u < out_dim) { out[to + d + 2u] = bits.z; }
+    if (d + 3u < out_dim) { out[to + d + 3u] = bits.w; }
+}
+// The thread's columns of one key. A key beyond the sample's length got 0·NaN at most, and is zero by definition.
+fn write_row(
+    at: u32, stride: u32, key: u32, end: u32, tx: u32, out_dim: u32, poisoned: bool,
+    acc0: vec4f, acc1: vec4f, acc2: vec4f, acc3: vec4f,
+) {
+    if (key >= params.kv_slots) { return; }
+    let exists = key < end;
+    let to = at + key * stride;
+    write4(to, 4u * tx, out_dim, acc0, exists, poisoned);
+    if (OUT > 1u) { write4(to, 4u * tx + 32u, out_dim, acc1, exists, poisoned); }
+    if (OUT > 2u) {
+        write4(to, 4u * tx + 64u, out_dim, acc2, exists, poisoned);
+        write4(to, 4u * tx + 96u, out_dim, acc3, exists, poisoned);
+    }
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3u,
@@ -71,8 +103,11 @@ fn main(
         var start = u32(max(i32(key0) - first, 0)) / LINES * LINES;
         if (key0 >= end) { start = params.q_len; }
 
-        var acc: array<vec4f, 4u * OUT>;
-        for (var i = 0u; i < 4u * OUT; i += 1u) { acc[i] = vec4f(0.0); }
+        // Row r, columns 4·(tx + 8·c) .. of the output are acc{c}[r].
+        var acc0 = mat4x4f();
+        var acc1 = mat4x4f();
+        var acc2 = mat4x4f();
+        var acc3 = mat4x4f();
 
         for (var shared_by = 0u; shared_by < sharing; shared_by += 1u) {
             let h = kv_head * sharing + shared_by;
@@ -139,18 +174,13 @@ fn main(
                         g3 += values * grads.w;
                     }
                 }
-                var scores = array<vec4f, 4>(s0, s1, s2, s3);
-                var grads = array<vec4f, 4>(g0, g1, g2, g3);
                 let keys = vec4i(i32(key0 + 4u * ty)) + vec4i(0, 1, 2, 3);
-                for (var i = 0u; i < 4u; i += 1u) {
-                    let row = row0 + 4u * tx + i;
-                    let at = 3u * (pair * params.q_len + min(row, params.q_len - 1u));
-                    let limit = select(0, visible(row, first, i32(end)), row < params.q_len);
-                    let p = exp4(scores[i] * params.scale - vec4f(rows[at]));
-                    var weight = p * rows[at + 2u];
-                    if (for_keys) { weight = p * (rows[at + 2u] * grads[i] - rows[at + 1u]) * params.scale; }
-                    weights[(4u * tx + i) * PITCH + ty] = select(vec4f(0.0), weight, keys < vec4i(limit));
-                }
+                let row = row0 + 4u * tx;
+                let to = 4u * tx * PITCH + ty;
+                weights[to] = weight_of(pair, row, keys, first, i32(end), s0, g0);
+                weights[to + PITCH] = weight_of(pair, row + 1u, keys, first, i32(end), s1, g1);
+                weights[to + 2u * PITCH] = weight_of(pair, row + 2u, keys, first, i32(end), s2, g2);
+                weights[to + 3u * PITCH] = weight_of(pair, row + 3u, keys, first, i32(end), s3, g3);
 
                 let count = min(LINES, params.q_len - row0);
                 for (var j0 = 0u; j0 < count; j0 += STAGED) {
@@ -172,22 +202,21 @@ fn main(
                         let weight = weights[(j0 + j) * PITCH + ty];
                         let limit = visible(row0 + j0 + j, first, i32(end));
                         if (limit >= min(i32(key0 + LINES), i32(end))) {
-                            for (var c = 0u; c < OUT; c += 1u) {
-                                let value = tile[j * 8u * OUT + 8u * c + tx];
-                                acc[c] += weight.x * value;
-                                acc[OUT + c] += weight.y * value;
-                                acc[2u * OUT + c] += weight.z * value;
-                                acc[3u * OUT + c] += weight.w * value;
+                            let at = j * 8u * OUT + tx;
+                            add_outer(&acc0, weight, tile[at]);
+                            if (OUT > 1u) { add_outer(&acc1, weight, tile[at + 8u]); }
+                            if (OUT > 2u) {
+                                add_outer(&acc2, weight, tile[at + 16u]);
+                                add_outer(&acc3, weight, tile[at + 24u]);
                             }
                         } else {
-                            // 0·NaN is NaN: where the query does not see some key, its value is selected.
                             let seen = keys < vec4i(limit);
-                            for (var c = 0u; c < OUT; c += 1u) {
-                                let value = tile[j * 8u * OUT + 8u * c + tx];
-                                acc[c] += weight.x * select(vec4f(0.0), value, seen.x);
-                                acc[OUT + c] += weight.y * select(vec4f(0.0), value, seen.y);
-                                acc[2u * OUT + c] += weight.z * select(vec4f(0.0), value, seen.z);
-                                acc[3u * OUT + c] += weight.w * select(vec4f(0.0), value, seen.w);
+                            let at = j * 8u * OUT + tx;
+                            add_outer_where(&acc0, weight, tile[at], seen);
+                            if (OUT > 1u) { add_outer_where(&acc1, weight, tile[at + 8u], seen); }
+                            if (OUT > 2u) {
+                                add_outer_where(&acc2, weight, tile[at + 16u], seen);
+                                add_outer_where(&acc3, weight, tile[at + 24u], seen);
                             }
                         }
                     }
@@ -197,22 +226,11 @@ fn main(
 
         let poisoned = length < 0 && listed;
         let view = select(params.dv, params.dk, for_keys);
-        for (var r = 0u; r < 4u; r += 1u) {
-            let key = key0 + 4u * ty + r;
-            if (key >= params.kv_slots) { continue; }
-            // Keys beyond the sample's length got products with 0·NaN of padding rows, and are zero by definition.
-            let exists = key < end;
-            let to = base(view, b, kv_head) + key * view.w;
-            for (var c = 0u; c < OUT; c += 1u) {
-                let values = acc[r * OUT + c];
-                let d = 4u * (8u * c + tx);
-                for (var i = 0u; i < 4u; i += 1u) {
-                    if (d + i < out_dim) {
-                        let bits = select(0u, bitcast<u32>(values[i]), exists);
-                        out[to + d + i] = select(bits, NAN_BITS, poisoned);
-                    }
-                }
-            }
-        }
+        let to = base(view, b, kv_head);
+        let key = key0 + 4u * ty;
+        write_row(to, view.w, key, end, tx, out_dim, poisoned, acc0[0], acc1[0], acc2[0], acc3[0]);
+        write_row(to, view.w, key + 1u, end, tx, out_dim, poisoned, acc0[1], acc1[1], acc2[1], acc3[1]);
+        write_row(to, view.w, key + 2u, end, tx, out_dim, poisoned, acc0[2], acc1[2], acc2[2], acc3[2]);
+        write_row(to, view.w, key + 3u, end, tx, out_dim, poisoned, acc0[3], acc1[3], acc2[3], acc3[3]);
     }
 }

@@ -52,6 +52,25 @@ fn row_values(pair: u32, row: u32, which: u32) -> vec4f {
     return vec4f(rows[i.x], rows[i.y], rows[i.z], rows[i.w]);
 }
 
+fn write4(to: u32, d: u32, values: vec4f, poisoned: bool) {
+    let bits = select(bitcast<vec4u>(values), vec4u(NAN_BITS), poisoned);
+    if (d < params.head_dim) { dq[to + d] = bits.x; }
+    if (d + 1u < params.head_dim) { dq[to + d + 1u] = bits.y; }
+    if (d + 2u < params.head_dim) { dq[to + d + 2u] = bits.z; }
+    if (d + 3u < params.head_dim) { dq[to + d + 3u] = bits.w; }
+}
+// The thread's columns of one row.
+fn write_row(at: u32, row: u32, tx: u32, poisoned: bool, acc0: vec4f, acc1: vec4f, acc2: vec4f, acc3: vec4f) {
+    if (row >= params.q_len) { return; }
+    let to = at + row * params.dq.w;
+    write4(to, 4u * tx, acc0, poisoned);
+    if (OUT > 1u) { write4(to, 4u * tx + 32u, acc1, poisoned); }
+    if (OUT > 2u) {
+        write4(to, 4u * tx + 64u, acc2, poisoned);
+        write4(to, 4u * tx + 96u, acc3, poisoned);
+    }
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3u,
@@ -90,8 +109,11 @@ fn main(
             row_factor = row_values(pair, row0 + 4u * ty, 2u);
         }
         var drow = vec4f(0.0);
-        var acc: array<vec4f, 4u * OUT>;
-        for (var i = 0u; i < 4u * OUT; i += 1u) { acc[i] = vec4f(0.0); }
+        // Row r, columns 4·(tx + 8·c) .. of the output are acc{c}[r].
+        var acc0 = mat4x4f();
+        var acc1 = mat4x4f();
+        var acc2 = mat4x4f();
+        var acc3 = mat4x4f();
 
         for (var key0 = 0u; key0 < end; key0 += LINES) {
             // Scores s and g = ⟨grad_o, v⟩: index i is key 4·tx + i, the components are the thread's four queries.
@@ -179,29 +201,29 @@ fn main(
                         k_at(k_base, key, end, d + 2u), k_at(k_base, key, end, d + 3u));
                 }
                 workgroupBarrier();
+                // Every query of the tile sees the keys below `all_see`.
                 let stop = min(count - j0, K_KEYS);
                 let seen = min(stop, max(all_see, key0 + j0) - (key0 + j0));
                 var j = 0u;
                 for (; j < seen; j += 1u) {
                     let weight = ds[(j0 + j) * PITCH + ty];
-                    for (var c = 0u; c < OUT; c += 1u) {
-                        let value = tile[j * 8u * OUT + 8u * c + tx];
-                        acc[c] += weight.x * value;
-                        acc[OUT + c] += weight.y * value;
-                        acc[2u * OUT + c] += weight.z * value;
-                        acc[3u * OUT + c] += weight.w * value;
+                    let at = j * 8u * OUT + tx;
+                    add_outer(&acc0, weight, tile[at]);
+                    if (OUT > 1u) { add_outer(&acc1, weight, tile[at + 8u]); }
+                    if (OUT > 2u) {
+                        add_outer(&acc2, weight, tile[at + 16u]);
+                        add_outer(&acc3, weight, tile[at + 24u]);
                     }
                 }
-                // 0·NaN is NaN: where some query does not see the key, k is selected.
                 for (; j < stop; j += 1u) {
                     let weight = ds[(j0 + j) * PITCH + ty];
                     let sees = vec4i(i32(key0 + j0 + j)) < limits;
-                    for (var c = 0u; c < OUT; c += 1u) {
-                        let value = tile[j * 8u * OUT + 8u * c + tx];
-                        acc[c] += weight.x * select(vec4f(0.0), value, sees.x);
-                        acc[OUT + c] += weight.y * select(vec4f(0.0), value, sees.y);
-                        acc[2u * OUT + c] += weight.z * select(vec4f(0.0), value, sees.z);
-                        acc[3u * OUT + c] += weight.w * select(vec4f(0.0), value, sees.w);
+                    let at = j * 8u * OUT + tx;
+                    add_outer_where(&acc0, weight, tile[at], sees);
+                    if (OUT > 1u) { add_outer_where(&acc1, weight, tile[at + 8u], sees); }
+                    if (OUT > 2u) {
+                        add_outer_where(&acc2, weight, tile[at + 16u], sees);
+                        add_outer_where(&acc3, weight, tile[at + 24u], sees);
                     }
                 }
             }
@@ -216,24 +238,21 @@ fn main(
             drow = vec4f(0.0);
             for (var i = 0u; i < 8u; i += 1u) { drow += partial[ty * 8u + i]; }
         }
-        for (var r = 0u; r < 4u; r += 1u) {
-            let row = row0 + 4u * ty + r;
-            if (row >= params.q_len) { continue; }
-            if (listed && tx == 0u && (params.want & WANT_DROW_SCALE) != 0u) {
-                let to = base(params.drow_scale, b, h) + row * params.drow_scale.w;
-                drow_scale[to] = select(bitcast<u32>(drow[r]), NAN_BITS, poisoned);
-            }
-            if ((params.want & WANT_DQ) == 0u) { continue; }
-            let to = base(params.dq, b, h) + row * params.dq.w;
-            for (var c = 0u; c < OUT; c += 1u) {
-                let values = acc[r * OUT + c];
-                let d = 4u * (8u * c + tx);
-                for (var i = 0u; i < 4u; i += 1u) {
-                    if (d + i < params.head_dim) {
-                        dq[to + d + i] = select(bitcast<u32>(values[i]), NAN_BITS, poisoned);
-                    }
-                }
-            }
+        let row = row0 + 4u * ty;
+        if (listed && tx == 0u && (params.want & WANT_DROW_SCALE) != 0u) {
+            let to = base(params.drow_scale, b, h) + row * params.drow_scale.w;
+            let bits = select(bitcast<vec4u>(drow), vec4u(NAN_BITS), poisoned);
+            if (row < params.q_len) { drow_scale[to] = bits.x; }
+            if (row + 1u < params.q_len) { drow_scale[to + params.drow_scale.w] = bits.y; }
+            if (row + 2u < params.q_len) { drow_scale[to + 2u * params.drow_scale.w] = bits.z; }
+            if (row + 3u < params.q_len) { drow_scale[to + 3u * params.drow_scale.w] = bits.w; }
+        }
+        if ((params.want & WANT_DQ) != 0u) {
+            let to = base(params.dq, b, h);
+            write_row(to, row, tx, poisoned, acc0[0], acc1[0], acc2[0], acc3[0]);
+            write_row(to, row + 1u, tx, poisoned, acc0[1], acc1[1], acc2[1], acc3[1]);
+            write_row(to, row + 2u, tx, poisoned, acc0[2], acc1[2], acc2[2], acc3[2]);
+            write_row(to, row + 3u, tx, poisoned, acc0[3], acc1[3], acc2[3], acc3[3]);
         }
     }
 }

@@ -62,3 +62,14 @@ fn exp4(x: vec4f) -> vec4f {
     return select(y * power, vec4f(0.0), x < vec4f(-87.0));
 }
 
+// Accumulators are named matrices, four rows by four columns each, because an array indexed in a loop stays in registers only
+// if the driver unrolls the loop, which the bound that naga adds to every loop may keep it from.
+fn add_outer(acc: ptr<function, mat4x4f>, p: vec4f, value: vec4f) {
+    *acc += mat4x4f(p.x * value, p.y * value, p.z * value, p.w * value);
+}
+// Only the rows that see the value: 0·NaN is NaN, so a zero weight is not enough.
+fn add_outer_where(acc: ptr<function, mat4x4f>, p: vec4f, value: vec4f, sees: vec4<bool>) {
+    let zero = vec4f(0.0);
+    *acc += mat4x4f(p.x * select(zero, value, sees.x), p.y * select(zero, value, sees.y),
+        p.z * select(zero, value, sees.z), p.w * select(zero, value, sees.w));
+}

@@ -42,6 +42,41 @@ fn v_at(at: u32, key: u32, end: u32, d: u32) -> f32 {
     return 0.0;
 }
 
+fn shrink_rows(acc: ptr<function, mat4x4f>, by: vec4f) {
+    *acc = mat4x4f((*acc)[0] * by.x, (*acc)[1] * by.y, (*acc)[2] * by.z, (*acc)[3] * by.w);
+}
+fn write4(to: u32, d: u32, values: vec4f, empty: bool, poisoned: bool) {
+    let bits = select(select(bitcast<vec4u>(values), vec4u(0u), empty), vec4u(NAN_BITS), poisoned);
+    if (d < params.value_dim) { o[to + d] = bits.x; }
+    if (d + 1u < params.value_dim) { o[to + d + 1u] = bits.y; }
+    if (d + 2u < params.value_dim) { o[to + d + 2u] = bits.z; }
+    if (d + 3u < params.value_dim) { o[to + d + 3u] = bits.w; }
+}
+// The thread's columns of one row, and once a row its log-sum-exp.
+fn write_row(
+    b: u32, h: u32, row: u32, tx: u32, limit: i32, length: i32, log_sum: f32, total: f32,
+    acc0: vec4f, acc1: vec4f, acc2: vec4f, acc3: vec4f,
+) {
+    if (row >= params.q_len) { return; }
+    let empty = limit <= 0;
+    let poisoned = length < 0;
+    if (tx == 0u) {
+        let bits = select(bitcast<u32>(log_sum), NEGATIVE_INFINITY_BITS, empty);
+        lse[base(params.lse, b, h) + row * params.lse.w] = select(bits, NAN_BITS, poisoned);
+    }
+    var factor = 1.0 / total;
+    if (params.want == WANT_ROW_SCALE) {
+        factor *= row_scale[base(params.row_scale, b, h) + row * params.row_scale.w];
+    }
+    let to = base(params.o, b, h) + row * params.o.w;
+    write4(to, 4u * tx, acc0 * factor, empty, poisoned);
+    if (OUT > 1u) { write4(to, 4u * tx + 32u, acc1 * factor, empty, poisoned); }
+    if (OUT > 2u) {
+        write4(to, 4u * tx + 64u, acc2 * factor, empty, poisoned);
+        write4(to, 4u * tx + 96u, acc3 * factor, empty, poisoned);
+    }
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3u,
@@ -70,8 +105,11 @@ fn main(
 
         var peak = vec4f(SENTINEL);
         var total = vec4f(0.0);
-        var acc: array<vec4f, 4u * OUT>;
-        for (var i = 0u; i < 4u * OUT; i += 1u) { acc[i] = vec4f(0.0); }
+        // Row r, columns 4·(tx + 8·c) .. of the output are acc{c}[r].
+        var acc0 = mat4x4f();
+        var acc1 = mat4x4f();
+        var acc2 = mat4x4f();
+        var acc3 = mat4x4f();
 
         for (var key0 = 0u; key0 < end; key0 += LINES) {
             // s[i] holds the scores of key 4·tx + i with the thread's four queries.
@@ -124,11 +162,11 @@ fn main(
             let p2 = select(vec4f(0.0), exp4(s2 - peak), sees2);
             let p3 = select(vec4f(0.0), exp4(s3 - peak), sees3);
             total = total * shrink + ((p0 + p1) + (p2 + p3));
-            for (var c = 0u; c < OUT; c += 1u) {
-                acc[c] *= shrink.x;
-                acc[OUT + c] *= shrink.y;
-                acc[2u * OUT + c] *= shrink.z;
-                acc[3u * OUT + c] *= shrink.w;
+            shrink_rows(&acc0, shrink);
+            if (OUT > 1u) { shrink_rows(&acc1, shrink); }
+            if (OUT > 2u) {
+                shrink_rows(&acc2, shrink);
+                shrink_rows(&acc3, shrink);
             }
             let line = 4u * tx * PITCH + ty;
             weights[line] = p0;
@@ -153,23 +191,23 @@ fn main(
                 var j = 0u;
                 for (; j < seen; j += 1u) {
                     let p = weights[(j0 + j) * PITCH + ty];
-                    for (var c = 0u; c < OUT; c += 1u) {
-                        let value = tile[j * 8u * OUT + 8u * c + tx];
-                        acc[c] += p.x * value;
-                        acc[OUT + c] += p.y * value;
-                        acc[2u * OUT + c] += p.z * value;
-                        acc[3u * OUT + c] += p.w * value;
+                    let at = j * 8u * OUT + tx;
+                    add_outer(&acc0, p, tile[at]);
+                    if (OUT > 1u) { add_outer(&acc1, p, tile[at + 8u]); }
+                    if (OUT > 2u) {
+                        add_outer(&acc2, p, tile[at + 16u]);
+                        add_outer(&acc3, p, tile[at + 24u]);
                     }
                 }
                 for (; j < stop; j += 1u) {
                     let p = weights[(j0 + j) * PITCH + ty];
                     let sees = vec4i(i32(key0 + j0 + j)) < limits;
-                    for (var c = 0u; c < OUT; c += 1u) {
-                        let value = tile[j * 8u * OUT + 8u * c + tx];
-                        acc[c] += p.x * select(vec4f(0.0), value, sees.x);
-                        acc[OUT + c] += p.y * select(vec4f(0.0), value, sees.y);
-                        acc[2u * OUT + c] += p.z * select(vec4f(0.0), value, sees.z);
-                        acc[3u * OUT + c] += p.w * select(vec4f(0.0), value, sees.w);
+                    let at = j * 8u * OUT + tx;
+                    add_outer_where(&acc0, p, tile[at], sees);
+                    if (OUT > 1u) { add_outer_where(&acc1, p, tile[at + 8u], sees); }
+                    if (OUT > 2u) {
+                        add_outer_where(&acc2, p, tile[at + 16u], sees);
+                        add_outer_where(&acc3, p, tile[at + 24u], sees);
                     }
                 }
             }
@@ -185,30 +223,11 @@ fn main(
         let rough = log(total);
         let log_total = rough + (total * exp4(-rough) - 1.0);
 
-        for (var r = 0u; r < 4u; r += 1u) {
-            let row = row0 + 4u * ty + r;
-            if (row >= params.q_len) { continue; }
-            let empty = limits[r] <= 0;
-            if (tx == 0u) {
-                var bits = bitcast<u32>(peak[r] + log_total[r]);
-                bits = select(bits, NEGATIVE_INFINITY_BITS, empty);
-                lse[base(params.lse, b, h) + row * params.lse.w] = select(bits, NAN_BITS, length < 0);
-            }
-            var factor = 1.0 / total[r];
-            if (params.want == WANT_ROW_SCALE) {
-                factor *= row_scale[base(params.row_scale, b, h) + row * params.row_scale.w];
-            }
-            let to = base(params.o, b, h) + row * params.o.w;
-            for (var c = 0u; c < OUT; c += 1u) {
-                let values = acc[r * OUT + c] * factor;
-                let d = 4u * (8u * c + tx);
-                for (var i = 0u; i < 4u; i += 1u) {
-                    if (d + i < params.value_dim) {
-                        let bits = select(bitcast<u32>(values[i]), 0u, empty);
-                        o[to + d + i] = select(bits, NAN_BITS, length < 0);
-                    }
-                }
-            }
-        }
+        let log_sum = peak + log_total;
+        let row = row0 + 4u * ty;
+        write_row(b, h, row, tx, limits.x, length, log_sum.x, total.x, acc0[0], acc1[0], acc2[0], acc3[0]);
+        write_row(b, h, row + 1u, tx, limits.y, length, log_sum.y, total.y, acc0[1], acc1[1], acc2[1], acc3[1]);
+        write_row(b, h, row + 2u, tx, limits.z, length, log_sum.z, total.z, acc0[2], acc1[2], acc2[2], acc3[2]);
+        write_row(b, h, row + 3u, tx, limits.w, length, log_sum.w, total.w, acc0[3], acc1[3], acc2[3], acc3[3]);
     }
 }

@@ -6,7 +6,7 @@
 mod buffer;
 mod launch;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use buffer::{WgpuBuffer, Workspace};
 
