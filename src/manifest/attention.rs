@@ -1,9 +1,10 @@
 //! Kernels of `attention`.
 
-use super::Access::{Read, ReadWrite};
-use super::{CudaKernel, WgslKernel};
+pub(crate) mod cuda;
 
-pub(super) const CUDA: &[&CudaKernel] = &[];
+use super::Access::{Read, ReadWrite};
+use super::WgslKernel;
+pub(super) use cuda::CUDA;
 
 /// `kernels/attention/$file` after `common.wgsl`.
 macro_rules! with_common {
