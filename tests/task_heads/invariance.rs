@@ -63,8 +63,7 @@ pub fn gate_one_is_attention(device: &TestDevice) -> Result<(), String> {
             grad_lse: None,
         };
         let want = WantGradients::default();
-        let of_attention =
-            attention_backward(&q, &k, &v, &saved, &options.attention, want).map_err(say)?;
+        let of_attention = attention_backward(&q, &k, &v, &saved, &options.attention, want).map_err(say)?;
         let pairs = [
             ("dq", &gradients.dq, &of_attention.dq),
             ("dk", &gradients.dk, &of_attention.dk),

@@ -6,8 +6,8 @@ use crate::support::guarded::{Guarded, Inner, Strided, random_layout};
 use crate::support::random::Random;
 use gatewarp::attention::{AttentionOptions, QueryOffset};
 use gatewarp::task_heads::{
-    GateSource, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews, WantTaskHeadsGradients, task_heads_backward,
-    task_heads_forward_into,
+    GateSource, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews, WantTaskHeadsGradients,
+    task_heads_backward, task_heads_forward_into,
 };
 use gatewarp::{DType, Device, Layout, Tensor};
 
@@ -199,9 +199,8 @@ impl Launch {
         let a = &self.case.attention;
         let (b, h) = (self.batch, self.case.heads());
         let mut random = Random::new(a.seed ^ 0x5eed, 1);
-        let mut strided = |shape: &[usize], inner| {
-            Guarded::new(&self.device, random_layout(shape, inner, &mut random))
-        };
+        let mut strided =
+            |shape: &[usize], inner| Guarded::new(&self.device, random_layout(shape, inner, &mut random));
         let y = strided(&[b, h, a.q_len, a.value_dim], Inner::Contiguous);
         let lse = strided(&[b, h, a.q_len], Inner::Free);
         // Contiguous, at an offset no vector unit likes.
@@ -309,6 +308,11 @@ fn integers_i64(device: &Device, values: &[i64]) -> Tensor {
 
 /// A contiguous f32 tensor.
 pub fn tensor(device: &Device, values: &[f32], shape: &[usize]) -> Tensor {
-    assert_eq!(values.len(), shape.iter().product::<usize>(), "values do not fill {shape:?} of {}", DType::F32);
+    assert_eq!(
+        values.len(),
+        shape.iter().product::<usize>(),
+        "values do not fill {shape:?} of {}",
+        DType::F32
+    );
     Tensor::from_slice(device, values, shape).expect("an f32 tensor")
 }

@@ -10,9 +10,7 @@ use crate::support::property::{CASES, check};
 use crate::support::random::Random;
 use crate::support::tolerance::{CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP};
 use crate::want;
-use gatewarp::task_heads::{
-    Activation, GateSource, TaskHeadsOptions, ZeroGateGrad, task_heads_forward,
-};
+use gatewarp::task_heads::{Activation, GateSource, TaskHeadsOptions, ZeroGateGrad, task_heads_forward};
 use proptest::prelude::*;
 
 fn check_run(run: &Run, want: &want::WantForward) -> Result<(), String> {
@@ -100,8 +98,11 @@ pub fn gradients_are_central_differences(device: &TestDevice) -> Result<(), Stri
             })
             .collect();
         let size: f64 = 1.0 + products.iter().map(|x| x.abs()).sum::<f64>();
-        let allowed: Vec<f64> =
-            want.dgate_tolerance.iter().map(|bound| bound + CENTRAL_DIFFERENCE * size * case.heads() as f64).collect();
+        let allowed: Vec<f64> = want
+            .dgate_tolerance
+            .iter()
+            .map(|bound| bound + CENTRAL_DIFFERENCE * size * case.heads() as f64)
+            .collect();
         close("dgate", &got, &by_differences, &allowed).map(drop)
     })
 }
@@ -145,7 +146,8 @@ fn check_lists(
 pub fn lists_are_stable_partitions(device: &TestDevice) -> Result<(), String> {
     let strategy = gated(any_case()).prop_map(|mut case| {
         // Rows are not looked at here.
-        (case.attention.q_len, case.attention.kv_slots) = (case.attention.q_len.min(2), case.attention.kv_slots.min(2));
+        (case.attention.q_len, case.attention.kv_slots) =
+            (case.attention.q_len.min(2), case.attention.kv_slots.min(2));
         case
     });
     check("lists_are_stable_partitions", device, CASES, &strategy, |handle, case| {

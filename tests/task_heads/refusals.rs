@@ -23,13 +23,7 @@ fn static_case() -> impl Strategy<Value = GateCase> {
 }
 
 /// Ids with sample `bad` holding no task's number, and that number.
-fn spoiled(
-    place: &Device,
-    ids: &[i64],
-    bad: usize,
-    tasks: usize,
-    random: &mut Random,
-) -> (Tensor, i64) {
+fn spoiled(place: &Device, ids: &[i64], bad: usize, tasks: usize, random: &mut Random) -> (Tensor, i64) {
     let mut ids = ids.to_vec();
     // The low words of the last ones are a legal id and NO_TASK.
     let narrow = [tasks as i64, tasks as i64 + 1, i32::MAX.into()];

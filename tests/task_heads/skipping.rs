@@ -8,8 +8,8 @@ use crate::support::devices::TestDevice;
 use crate::support::property::{CASES, check};
 use crate::support::random::Random;
 use gatewarp::task_heads::{
-    Activation, GateSource, NoTask, TaskHeadsOptions, WantTaskHeadsGradients, ZeroGateGrad, task_heads_backward,
-    task_heads_forward,
+    Activation, GateSource, NoTask, TaskHeadsOptions, WantTaskHeadsGradients, ZeroGateGrad,
+    task_heads_backward, task_heads_forward,
 };
 use gatewarp::{Device, Tensor};
 use proptest::prelude::*;
@@ -72,7 +72,8 @@ pub fn a_skipped_head_may_hold_anything(device: &TestDevice) -> Result<(), Strin
 
         let p = &data.attention.problem;
         let skipped: Vec<bool> = got.gates.iter().map(|&gate| gate == 0.0).collect();
-        let key_skipped: Vec<bool> = skipped.chunks(case.attention.group).map(|s| !s.contains(&false)).collect();
+        let key_skipped: Vec<bool> =
+            skipped.chunks(case.attention.group).map(|s| !s.contains(&false)).collect();
         all_are("y", &got.y, p.q_len * p.value_dim, &skipped, 0.0)?;
         all_are("lse", &got.lse, p.q_len, &skipped, f32::NEG_INFINITY)?;
         let (dq, dk, dv) = (gradients.dq, gradients.dk, gradients.dv);
@@ -107,8 +108,7 @@ fn bytes_read(device: &Device, sizes: Sizes, gates: &[f32]) -> Result<Option<[u6
     let (q, grad_y) = (make([batch, heads, q_len, dim]), make([batch, heads, q_len, dim]));
     let (k, v) = (make([batch, kv_heads, kv_len, dim]), make([batch, kv_heads, kv_len, dim]));
     let values = tensor(device, gates, &[batch, heads]);
-    let options =
-        TaskHeadsOptions::new(GateSource::Provided { values: values.view() }, Activation::Identity);
+    let options = TaskHeadsOptions::new(GateSource::Provided { values: values.view() }, Activation::Identity);
     let say = |error: gatewarp::Error| error.to_string();
     let counted = [&q, &k, &v, &grad_y];
     counted.iter().for_each(|tensor| Device::reset_emulated_traffic(tensor));
@@ -141,7 +141,9 @@ pub fn nothing_is_read_for_skipped_heads(device: &TestDevice) -> Result<(), Stri
             let nothing = bytes_read(handle, sizes, &vec![0.0; pairs])?;
             let Some(dense) = dense else { continue };
             if nothing != Some([0; 4]) {
-                return Err(format!("{sizes:?}: with no active head {nothing:?} bytes of q, k, v, grad_y are read"));
+                return Err(format!(
+                    "{sizes:?}: with no active head {nothing:?} bytes of q, k, v, grad_y are read"
+                ));
             }
             for active in [1, 2, pairs / 2] {
                 // Every (pairs/active)-th pair, another one first under each schedule.
@@ -153,17 +155,24 @@ pub fn nothing_is_read_for_skipped_heads(device: &TestDevice) -> Result<(), Stri
                 for (name, at) in [("q", 0), ("grad_y", 3)] {
                     if some[at] * pairs as u64 != dense[at] * active as u64 {
                         let (got, all) = (some[at], dense[at]);
-                        return Err(format!("{sizes:?}: {name} has {got} of {all} bytes read for {active} of {pairs} pairs"));
+                        return Err(format!(
+                            "{sizes:?}: {name} has {got} of {all} bytes read for {active} of {pairs} pairs"
+                        ));
                     }
                 }
                 // Keys and values: by the forward and dq passes for each active head, by the dk and dv pass for each group.
                 for (name, at) in [("k", 1), ("v", 2)] {
                     if group == 1 && some[at] * pairs as u64 != dense[at] * active as u64 {
                         let (got, all) = (some[at], dense[at]);
-                        return Err(format!("{sizes:?}: {name} has {got} of {all} bytes read for {active} of {pairs} pairs"));
+                        return Err(format!(
+                            "{sizes:?}: {name} has {got} of {all} bytes read for {active} of {pairs} pairs"
+                        ));
                     }
                     if some[at] == 0 || some[at] > dense[at] {
-                        return Err(format!("{sizes:?}: {name} has {} bytes read, {} when dense", some[at], dense[at]));
+                        return Err(format!(
+                            "{sizes:?}: {name} has {} bytes read, {} when dense",
+                            some[at], dense[at]
+                        ));
                     }
                 }
             }
@@ -230,4 +239,3 @@ pub fn a_nan_gate_spoils_its_rows_alone(device: &TestDevice) -> Result<(), Strin
         })
     })
 }
-

@@ -73,7 +73,8 @@ pub fn forward(case: &GateCase, data: &GateData) -> WantForward {
     let gates: Vec<f64> = samples.clone().flat_map(|b| gates_of(case, data, b)).collect();
     let sample_growth = samples.map(|b| growth(case, data, b));
     let gate_growth: Vec<f64> = sample_growth.flat_map(|g| std::iter::repeat_n(g, case.heads())).collect();
-    let gate_tolerance = gates.iter().zip(&gate_growth).map(|(g, growth)| 16.0 * U * growth * g.abs() + TINY).collect();
+    let gate_tolerance =
+        gates.iter().zip(&gate_growth).map(|(g, growth)| 16.0 * U * growth * g.abs() + TINY).collect();
     problem.row_scale = Some(repeat(&gates, q_len).collect());
     problem.active = Some(gates.iter().map(|&g| g != 0.0).collect());
     let mut forward = problem.forward();
