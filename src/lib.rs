@@ -9,6 +9,7 @@ mod error;
 mod ids;
 mod layout;
 pub mod manifest;
+pub mod task_heads;
 pub mod tensor;
 mod validate;
 
