@@ -28,7 +28,9 @@ pub fn html(rows: &[Row], runs: &[Run], data: &Data, config: &Config, schedule: 
     );
     page.push_str("<h2>Held-out results</h2><p>Mean ± deviation over seeds.</p>");
     table(&mut page, rows, data);
-    page.push_str("<h2>Learning curves</h2><p>Accuracy on held-out data, mean of tasks; one line a seed.</p>");
+    page.push_str(
+        "<h2>Learning curves</h2><p>Accuracy on held-out data, mean of tasks; one line a seed.</p>",
+    );
     curves(&mut page, rows, runs, schedule.steps);
     page.push_str("<h2>Which heads each task uses</h2><p>Gate of each task and head after training. A white cell is a head \
          that is not computed for that task.</p>");
@@ -86,8 +88,11 @@ fn curves(page: &mut String, rows: &[Row], runs: &[Run], steps: usize) {
     page.push_str("<text x=\"390\" y=\"338\" text-anchor=\"middle\">step</text>");
     for (index, (row, colour)) in rows.iter().zip(COLOURS).enumerate() {
         for run in runs.iter().filter(|run| run.variant == row.variant) {
-            let points: Vec<String> =
-                run.curve.iter().map(|&(step, accuracy)| format!("{:.1},{:.1}", x(step), y(accuracy))).collect();
+            let points: Vec<String> = run
+                .curve
+                .iter()
+                .map(|&(step, accuracy)| format!("{:.1},{:.1}", x(step), y(accuracy)))
+                .collect();
             let _ = write!(
                 page,
                 "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
@@ -118,7 +123,8 @@ fn gate_map(page: &mut String, seed: usize, gates: &[Vec<f32>], data: &Data) {
     }
     for (task, (row, name)) in gates.iter().zip(&data.info.tasks).enumerate() {
         let top = 48 + 34 * task;
-        let _ = write!(page, "<text x=\"170\" y=\"{}\" text-anchor=\"end\">{}</text>", top + 20, escape(name));
+        let _ =
+            write!(page, "<text x=\"170\" y=\"{}\" text-anchor=\"end\">{}</text>", top + 20, escape(name));
         for (head, &gate) in row.iter().enumerate() {
             let (left, ink) = (180 + 48 * head, if gate > 0.55 { "#fff" } else { "#1b1f24" });
             let _ = write!(
