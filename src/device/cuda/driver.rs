@@ -194,7 +194,8 @@ impl NvidiaDriver {
         initialise().map_err(unavailable)?;
         let count = result::device::get_count().map_err(failed)?;
         let ordinal = i32::try_from(index).ok().filter(|&ordinal| ordinal < count);
-        let ordinal = ordinal.ok_or_else(|| unavailable(format!("there is no device {index} among {count}")))?;
+        let ordinal =
+            ordinal.ok_or_else(|| unavailable(format!("there is no device {index} among {count}")))?;
         let properties = Properties::read(ordinal).map_err(failed)?;
         if properties.capability.0 < 8 {
             return Err(unavailable(format!("{properties} is older than compute capability 8.0")));
@@ -330,7 +331,8 @@ impl Driver for NvidiaDriver {
         let staged = (data.len() <= STAGED_UPLOAD_BYTES).then(|| data.to_vec());
         let source = staged.as_deref().unwrap_or(data);
         // SAFETY: the range was checked by the caller; the source outlives the copy, as said below.
-        unsafe { result::memcpy_htod_async(address, source, self.stream.0) }.map_err(|error| self.error(error))?;
+        unsafe { result::memcpy_htod_async(address, source, self.stream.0) }
+            .map_err(|error| self.error(error))?;
         // From pageable memory the driver has read everything on return, and a fresh Vec is pageable. The caller's memory
         // may be pinned, and is then read later.
         if staged.is_none() {
@@ -353,7 +355,8 @@ impl Driver for NvidiaDriver {
     fn fill(&self, address: u64, bytes: usize, value: u8) -> Result<()> {
         self.bind()?;
         // SAFETY: the range was checked by the caller.
-        unsafe { result::memset_d8_async(address, value, bytes, self.stream.0) }.map_err(|error| self.error(error))
+        unsafe { result::memset_d8_async(address, value, bytes, self.stream.0) }
+            .map_err(|error| self.error(error))
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -118,12 +118,13 @@ impl Driver for EmulatorDriver {
         let arguments: Vec<*const c_void> = arguments.iter().map(|argument| argument.cast_const()).collect();
         let (block, shared) = ([kernel.block, 1, 1], kernel.shared_bytes as usize);
         // SAFETY: the sizes of the arguments were compared with the kernel's above, the rest is the caller's promise.
-        let counters =
-            unsafe { emulated::launch(kernel.entry, grid, block, shared, &arguments, schedule, self.threads) }
-                .map_err(|fault| Error::Launch {
-                    kernel: kernel.entry.into(),
-                    code: format!("block {:?} thread {:?}: {}", fault.block, fault.thread, fault.message),
-                })?;
+        let counters = unsafe {
+            emulated::launch(kernel.entry, grid, block, shared, &arguments, schedule, self.threads)
+        }
+        .map_err(|fault| Error::Launch {
+            kernel: kernel.entry.into(),
+            code: format!("block {:?} thread {:?}: {}", fault.block, fault.thread, fault.message),
+        })?;
         LAST_LAUNCH.set(Some(traffic(counters)));
         Ok(())
     }

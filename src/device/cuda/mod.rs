@@ -318,4 +318,44 @@ mod tests {
         // An index no machine has: an error that says so, never a panic.
         assert!(matches!(CudaDevice::nvidia(usize::MAX), Err(Error::BackendUnavailable { .. })));
     }
+
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn memory_starts_zeroed_and_holds_what_it_is_given() {
+        let device = CudaDevice::emulated(Schedule::Random(71)).unwrap();
+        let buffer = device.allocate(12).unwrap();
+        let mut bytes = [1u8; 12];
+        device.download(buffer.address(), &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 12]);
+        buffer.upload(4, &[5; 8]).unwrap();
+        device.download(buffer.address() + 4, &mut bytes[..8]).unwrap();
+        assert_eq!(bytes[..8], [5; 8]);
+        assert!(matches!(buffer.upload(5, &[0; 8]), Err(Error::InvalidArgument { .. })));
+        assert!(matches!(buffer.upload(usize::MAX, &[0; 8]), Err(Error::InvalidArgument { .. })));
+        assert_eq!(device.allocate(0).unwrap().bytes(), 0);
+        assert!(matches!(device.allocate(usize::MAX / 2), Err(Error::OutOfMemory { .. })));
+    }
+
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn a_status_word_is_reported_once() {
+        let device = CudaDevice::emulated(Schedule::Random(72)).unwrap();
+        let length = device.status() + 4 * Status::Length as u64;
+        device.driver.copy_in(length, &1u32.to_le_bytes()).unwrap();
+        assert!(matches!(device.synchronize(), Err(Error::DeviceValue { .. })));
+        assert_eq!(device.synchronize(), Ok(()));
+    }
+
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn a_kernel_that_was_not_built_is_an_error() {
+        let device = CudaDevice::emulated(Schedule::InOrder).unwrap();
+        let refused = device.launch(&ROW, [1, 1, 1], &[0, 0], &[0; 8]);
+        assert!(matches!(&refused, Err(Error::Launch { kernel, .. }) if kernel == "probe"), "{refused:?}");
+        let refused = device.launch(&ROW, [1, 1, 1], &[0], &[0; 8]);
+        assert!(
+            matches!(&refused, Err(Error::Launch { code, .. }) if code.contains("pointers")),
+            "{refused:?}"
+        );
+    }
 }

@@ -106,7 +106,8 @@ pub(super) mod tests {
     #[test]
     fn the_users_folder_follows_the_xdg_rules() {
         let with = |pairs: &'static [(&str, &str)]| {
-            let find = |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
+            let find =
+                |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
             user_folder(find)
         };
         assert_eq!(with(&[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")]), Some("/c/gatewarp".into()));

@@ -72,7 +72,8 @@ impl Nvrtc {
         if let Some(place) = std::env::var_os(VARIABLE).filter(|place| !place.is_empty()) {
             let place = PathBuf::from(place);
             let opened = if place.is_dir() { open_in(&place) } else { open_file(&place) };
-            let opened = opened.ok_or_else(|| format!("{VARIABLE} is {}: no NVRTC there", place.display()))?;
+            let opened =
+                opened.ok_or_else(|| format!("{VARIABLE} is {}: no NVRTC there", place.display()))?;
             return Self::bind(opened);
         }
         let open_name = |name: &&str| {
@@ -153,7 +154,8 @@ impl Nvrtc {
         let text = |s: &str| CString::new(s).map_err(|_| format!("{name}: a text holds a NUL byte"));
         let (name, source, header) = (text(name)?, text(source)?, text(header)?);
         let include_name = c"../device.cuh";
-        let options = options.iter().map(|option| text(option)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let options =
+            options.iter().map(|option| text(option)).collect::<std::result::Result<Vec<_>, _>>()?;
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let mut program = ptr::null_mut();
         // SAFETY: NUL-terminated strings that live to the end of this function, and one header of each list.
@@ -178,7 +180,11 @@ impl Nvrtc {
         self.output(&session, if cubin { self.cubin } else { self.ptx })
     }
 
-    fn output(&self, session: &Session<'_>, (size, text): (Size, Text)) -> std::result::Result<Vec<u8>, String> {
+    fn output(
+        &self,
+        session: &Session<'_>,
+        (size, text): (Size, Text),
+    ) -> std::result::Result<Vec<u8>, String> {
         let mut bytes = 0;
         // SAFETY: a live program; writes one size.
         self.check(unsafe { size(session.program, &mut bytes) })?;
