@@ -188,19 +188,7 @@ pub(crate) static SUM_BY_TASK_WGSL: WgslKernel = wgsl(
     0,
 );
 
-pub(super) const CUDA: &[&CudaKernel] = &[
-    &GATE_CUDA,
-    &COMPACT_CUDA,
-    &FILL_CUDA,
-    &DELTA_CUDA,
-    &GATE_BACKWARD_CUDA,
-    &SUM_BY_TASK_CUDA,
-];
-pub(super) const WGSL: &[&WgslKernel] = &[
-    &GATE_WGSL,
-    &COMPACT_WGSL,
-    &FILL_WGSL,
-    &DELTA_WGSL,
-    &GATE_BACKWARD_WGSL,
-    &SUM_BY_TASK_WGSL,
-];
+pub(super) const CUDA: &[&CudaKernel] =
+    &[&GATE_CUDA, &COMPACT_CUDA, &FILL_CUDA, &DELTA_CUDA, &GATE_BACKWARD_CUDA, &SUM_BY_TASK_CUDA];
+pub(super) const WGSL: &[&WgslKernel] =
+    &[&GATE_WGSL, &COMPACT_WGSL, &FILL_WGSL, &DELTA_WGSL, &GATE_BACKWARD_WGSL, &SUM_BY_TASK_WGSL];

@@ -74,13 +74,7 @@ pub(super) fn run(
 
     let mut dz = per_pair()?;
     let out = if problem.source.is_static() { &mut dz } else { &mut *dgate };
-    steps.gate_backward(
-        problem,
-        &delta.view(),
-        &saved.gates,
-        &saved.probabilities,
-        &mut out.view_mut(),
-    )?;
+    steps.gate_backward(problem, &delta.view(), &saved.gates, &saved.probabilities, &mut out.view_mut())?;
     if problem.source.is_static() {
         steps.sum_by_task(problem, &dz.view(), &mut dgate.view_mut())?;
     }

@@ -142,7 +142,9 @@ impl Steps for CpuSteps {
             .chunks_exact(heads)
             .zip(elements::<f32>(gates)?.chunks_exact(heads))
             .zip(elements::<f32>(probabilities)?.chunks_exact(heads));
-        for (dz, ((delta, gates), probabilities)) in elements_mut::<f32>(dz)?.chunks_exact_mut(heads).zip(inputs) {
+        for (dz, ((delta, gates), probabilities)) in
+            elements_mut::<f32>(dz)?.chunks_exact_mut(heads).zip(inputs)
+        {
             let total: f32 = delta.iter().sum();
             let kept: f32 = probabilities.iter().zip(gates).filter(|&(_, &g)| g != 0.0).map(|(p, _)| p).sum();
             for h in 0..heads {
@@ -300,7 +302,12 @@ fn dot(x: &[f32], y: &[f32]) -> f32 {
 // ------------------------------------------------------------------------------------------- elements of CPU tensors
 
 fn not_cpu(dtype: DType) -> Error {
-    Error::Device { op: "task_heads", arg: "memory", expected: "cpu".into(), got: format!("{dtype} elsewhere") }
+    Error::Device {
+        op: "task_heads",
+        arg: "memory",
+        expected: "cpu".into(),
+        got: format!("{dtype} elsewhere"),
+    }
 }
 
 /// All elements of a contiguous CPU tensor.

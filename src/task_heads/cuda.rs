@@ -5,8 +5,8 @@ use super::problem::{Problem, Sizes, Source};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
 use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
-use crate::manifest::task_heads as kernels;
 use crate::manifest::CudaKernel;
+use crate::manifest::task_heads as kernels;
 use crate::tensor::{Memory, TensorMut, TensorRef};
 use bytemuck::{Pod, Zeroable};
 

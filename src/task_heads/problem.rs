@@ -98,7 +98,13 @@ impl<'a> Problem<'a> {
         let pairs = sizes.batch.saturating_mul(sizes.heads);
         if pairs > i32::MAX as usize {
             let (backend, limit) = (q.device().backend(), i32::MAX.to_string());
-            return Err(Error::Unsupported { op, backend, what: "batch · heads", limit, got: pairs.to_string() });
+            return Err(Error::Unsupported {
+                op,
+                backend,
+                what: "batch · heads",
+                limit,
+                got: pairs.to_string(),
+            });
         }
         if let Activation::TopK { k, .. } = options.activation
             && (k == 0 || k > sizes.heads)
@@ -230,12 +236,7 @@ impl<'a> Problem<'a> {
     }
 }
 
-fn source<'a>(
-    op: &'static str,
-    gate: &GateSource<'a>,
-    sizes: Sizes,
-    device: &Device,
-) -> Result<Source<'a>> {
+fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &Device) -> Result<Source<'a>> {
     match gate {
         GateSource::Provided { values } => {
             validate::shape(op, "values", values, &[sizes.batch, sizes.heads])?;
@@ -274,7 +275,8 @@ fn task_ids<'a>(
         return Ok(ids);
     }
     // The general upload clamps u32 to i32, which would hide u32's NO_TASK.
-    let signed = tasks.to_vec::<u32>()?.into_iter().map(|id| if is_no_task(id.into()) { NO_TASK } else { id as i32 });
+    let signed =
+        tasks.to_vec::<u32>()?.into_iter().map(|id| if is_no_task(id.into()) { NO_TASK } else { id as i32 });
     Ok(Ids::Uploaded(Tensor::from_slice(device, &signed.collect::<Vec<_>>(), &[batch])?))
 }
 
@@ -293,4 +295,3 @@ pub(super) fn one_column(layout: &Layout) -> Result<Layout> {
     let (shape, strides) = (layout.shape(), layout.strides());
     Layout::new(&[shape[0], shape[1], shape[2], 1], &[strides[0], strides[1], strides[2], 1], layout.offset())
 }
-

@@ -103,12 +103,7 @@ pub(super) trait Steps {
     ) -> Result<()>;
 
     /// `out[t,h] = Σ_b dz[b,h]` over the samples of task t, in ascending order. Needs a static source.
-    fn sum_by_task(
-        &self,
-        problem: &Problem<'_>,
-        dz: &TensorRef<'_>,
-        out: &mut TensorMut<'_>,
-    ) -> Result<()>;
+    fn sum_by_task(&self, problem: &Problem<'_>, dz: &TensorRef<'_>, out: &mut TensorMut<'_>) -> Result<()>;
 }
 
 /// The steps of a device.

@@ -2,7 +2,7 @@
 
 use crate::attention::{Attention, with_saved};
 use crate::bridge::{Input, rows, storage, tensor, with_inputs, wrap};
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use gatewarp::TensorRef;
 use gatewarp::task_heads::{
     Activation, GateSource, NO_TASK, TaskHeadsGradients, TaskHeadsOptions, TaskHeadsOutput,
@@ -32,7 +32,9 @@ pub struct TaskHeadsReport {
 
 struct Op {
     options: TaskHeads,
-    value_dim: usize,
+    /// Shapes of the keys and values that travel in one tensor.
+    k: [usize; 4],
+    v: [usize; 4],
     forward: Arc<Mutex<Option<TaskHeadsOutput>>>,
 }
 
@@ -50,10 +52,11 @@ pub fn task_heads(
     logits: &Tensor,
     options: &TaskHeads,
 ) -> Result<(Tensor, TaskHeadsReport)> {
-    // A candle operation takes three tensors: keys and values travel as one, and are told apart by strides.
-    let kv = Tensor::cat(&[k, v], D::Minus1)?;
+    // A candle operation takes three tensors: keys and values travel end to end in one.
+    let kv = Tensor::cat(&[k.flatten_all()?, v.flatten_all()?], 0)?;
     let forward = Arc::new(Mutex::new(None));
-    let op = Op { options: options.clone(), value_dim: v.dim(D::Minus1)?, forward: forward.clone() };
+    let op =
+        Op { options: options.clone(), k: k.dims4()?.into(), v: v.dims4()?.into(), forward: forward.clone() };
     let y = rows(q)?.apply_op3(&kv, &logits.contiguous()?, op)?;
     let counts = with_saved(&forward, |out: &TaskHeadsOutput| out.counts.to_vec::<u32>().map_err(wrap))?;
     let report = TaskHeadsReport { computed: counts[0] as usize, pairs: q.dim(0)? * q.dim(1)? };
@@ -68,10 +71,13 @@ impl Op {
         logits: &TensorRef<'_>,
         f: impl FnOnce(&TensorRef<'_>, &TensorRef<'_>, &TaskHeadsOptions<'_>) -> gatewarp::Result<R>,
     ) -> Result<R> {
-        let dims = kv.shape()[3];
-        let head_dim = dims - self.value_dim;
-        let k = kv.narrow(3, 0, head_dim).map_err(wrap)?;
-        let v = kv.narrow(3, head_dim, self.value_dim).map_err(wrap)?;
+        let keys = self.k.iter().product();
+        let part = |shape: &[usize], offset| {
+            let strides = gatewarp::Layout::contiguous(shape)?;
+            kv.with_layout(gatewarp::Layout::new(shape, strides.strides(), offset)?)
+        };
+        let k = part(&self.k, 0).map_err(wrap)?;
+        let v = part(&self.v, keys).map_err(wrap)?;
         let ids: Vec<i64> =
             self.options.tasks.iter().map(|task| task.map_or(i64::from(NO_TASK), i64::from)).collect();
         let tasks = TensorRef::from_slice(&ids, &[ids.len()]).map_err(wrap)?;
@@ -136,7 +142,7 @@ impl CustomOp3 for Op {
         let TaskHeadsGradients { dq, dk, dv, dgate } = grads;
         let candle = |grad: Option<gatewarp::Tensor>| grad.as_ref().map(tensor).transpose();
         let dkv = match (candle(dk)?, candle(dv)?) {
-            (Some(dk), Some(dv)) => Some(Tensor::cat(&[dk, dv], D::Minus1)?),
+            (Some(dk), Some(dv)) => Some(Tensor::cat(&[dk.flatten_all()?, dv.flatten_all()?], 0)?),
             _ => None,
         };
         Ok((candle(dq)?, dkv, candle(dgate)?))
