@@ -1,0 +1,256 @@
+//! `cargo xtask kernels`: compiles every CUDA source for every architecture we promise, and looks at what it takes.
+
+use crate::nvrtc::{Header, Nvrtc};
+use crate::{Outcome, ptxas, workspace};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What becomes of the portable PTX.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ptx {
+    /// Checked for, then dropped.
+    Discard,
+    /// Written to `target/ptx/`, where the published crate takes it from.
+    Write,
+}
+
+/// Real architectures: machine code is made and its resources are counted.
+const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "sm_100"];
+/// PTX for this one runs on every later GPU, whereas that of `sm_90a` runs on no other.
+const PORTABLE: &str = "compute_80";
+
+/// Folders with CUDA sources. The second holds those that test single primitives.
+const FOLDERS: [&str; 2] = ["kernels", "emulator/tests/kernels"];
+
+/// Compiles all, prints the table, and fails on errors, spills and notices.
+pub fn run(library: &Path, ptx: Ptx) -> Outcome {
+    let nvrtc = Nvrtc::load(library)?;
+    let (major, minor) = nvrtc.version()?;
+    println!("NVRTC {major}.{minor}, {}", library.display());
+    let mut faults = Vec::new();
+    let mut entries = 0;
+    for file in sources()? {
+        let source = Source::read(&file)?;
+        println!("{}", source.name);
+        match source.compile(&nvrtc) {
+            Ok(reports) => {
+                entries += print_table(&reports);
+                faults.extend(faults_of(&source.name, &reports));
+            }
+            Err(message) => faults.push(message),
+        }
+        if let Err(message) = source.portable(&nvrtc, ptx) {
+            faults.push(message);
+        }
+    }
+    if entries == 0 && faults.is_empty() {
+        return Err("no CUDA kernel found".to_owned());
+    }
+    if faults.is_empty() {
+        println!("{entries} kernels, no spills, no notices");
+        return Ok(());
+    }
+    Err(format!("{} faults in CUDA kernels:\n  {}", faults.len(), faults.join("\n  ")))
+}
+
+/// Every `.cu` below [`FOLDERS`], in order.
+fn sources() -> Outcome<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for folder in FOLDERS.map(|folder| workspace::root().join(folder)) {
+        if folder.is_dir() {
+            collect(&folder, &mut files)
+                .map_err(|error| format!("cannot list {}: {error}", folder.display()))?;
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for item in std::fs::read_dir(folder)? {
+        let path = item?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "cu") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// One CUDA source with the headers it includes.
+struct Source {
+    /// Path below the repository's root.
+    name: String,
+    text: String,
+    headers: Vec<Header>,
+}
+
+type Reports = BTreeMap<&'static str, ptxas::Report>;
+
+impl Source {
+    fn read(path: &Path) -> Outcome<Self> {
+        let text = read(path)?;
+        let headers = headers(&text, path.parent().unwrap_or(path))?;
+        let name = path.strip_prefix(workspace::root()).unwrap_or(path).to_string_lossy().into_owned();
+        Ok(Self { name, text, headers })
+    }
+
+    /// Machine code for each architecture this file is for.
+    fn compile(&self, nvrtc: &Nvrtc) -> Outcome<Reports> {
+        let mut reports = Reports::new();
+        for architecture in architectures(&self.name) {
+            let target = format!("--gpu-architecture={architecture}");
+            let options = [target.as_str(), "--std=c++17", "--ptxas-options=-v"];
+            let compiled = nvrtc
+                .compile(&self.name, &self.text, &self.headers, &options)
+                .map_err(|message| format!("{architecture}: {message}"))?;
+            if compiled.cubin_bytes == 0 {
+                return Err(format!("{} for {architecture}: no machine code came out", self.name));
+            }
+            reports.insert(architecture, ptxas::parse(&compiled.log));
+        }
+        Ok(reports)
+    }
+
+    /// PTX that later GPUs can run too, or that of the one architecture this file is for.
+    fn portable(&self, nvrtc: &Nvrtc, ptx: Ptx) -> Outcome {
+        let targets = architectures(&self.name);
+        let target = if targets.len() == 1 { targets[0] } else { PORTABLE };
+        let options = [&format!("--gpu-architecture={target}"), "--std=c++17"];
+        let compiled = nvrtc.compile(&self.name, &self.text, &self.headers, &options)?;
+        if !compiled.ptx.contains(".entry") {
+            return Err(format!("{} for {target}: the PTX holds no entry", self.name));
+        }
+        // The test kernels are not part of what is published.
+        if ptx == Ptx::Write && self.name.starts_with("kernels/") {
+            let below = self.name.trim_start_matches("kernels/").trim_end_matches(".cu");
+            let path = workspace::target().join("ptx").join(format!("{below}.{target}.ptx"));
+            let folder = path.parent().unwrap_or(&path);
+            std::fs::create_dir_all(folder)
+                .and_then(|()| std::fs::write(&path, &compiled.ptx))
+                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Outcome<String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+/// The headers that `text`, a file of `folder`, includes, and those that they include.
+///
+/// NVRTC finds no file by itself, so each is handed over under the name it is included by: a path from the including file
+/// or from `kernels/`. A name that is neither is left to NVRTC, which skips it where the preprocessor does.
+fn headers(text: &str, folder: &Path) -> Outcome<Vec<Header>> {
+    let mut headers: Vec<Header> = Vec::new();
+    let mut pending = vec![(text.to_owned(), folder.to_path_buf())];
+    while let Some((text, folder)) = pending.pop() {
+        for name in included(&text)
+            .filter(|name| headers.iter().all(|header| header.name != *name))
+            .collect::<Vec<_>>()
+        {
+            let places = [folder.join(name), workspace::root().join("kernels").join(name)];
+            let Some(path) = places.into_iter().find(|path| path.is_file()) else { continue };
+            let text = read(&path)?;
+            pending.push((text.clone(), path.parent().unwrap_or(&path).to_path_buf()));
+            headers.push(Header { name: name.to_owned(), text });
+        }
+    }
+    Ok(headers)
+}
+
+/// Names between the quotes of `#include "…"`.
+fn included(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
+        rest.strip_prefix('"')?.split('"').next()
+    })
+}
+
+/// A file whose stem ends in an architecture's number uses what only that one has.
+fn architectures(name: &str) -> &'static [&'static str] {
+    let stem = name.trim_end_matches(".cu");
+    if stem.ends_with("_sm90") {
+        &["sm_90a"]
+    } else if stem.ends_with("_sm100") {
+        &["sm_100a"]
+    } else {
+        &ARCHITECTURES
+    }
+}
+
+/// Prints a row per entry and returns the number of entries.
+fn print_table(reports: &Reports) -> usize {
+    let mut rows: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (column, report) in reports.values().enumerate() {
+        for usage in &report.entries {
+            // An entry may exist for some architectures only.
+            let cells = rows.entry(&usage.entry).or_default();
+            cells.resize(column, String::new());
+            cells.push(format!(
+                "{:>4} {:>6} {:>6} {:>6}",
+                usage.registers, usage.shared, usage.stack, usage.spills
+            ));
+        }
+    }
+    let width = rows.keys().map(|entry| entry.len()).max().unwrap_or(0).max(24);
+    let heading: String = reports.keys().map(|name| format!(" | {name:<25}")).collect();
+    println!("  {:width$}{heading}", "");
+    let columns = " | regs shared  stack spills".repeat(reports.len());
+    println!("  {:width$}{columns}", "entry");
+    for (entry, cells) in &rows {
+        let cells: String = cells.iter().map(|cell| format!(" | {cell:<25}")).collect();
+        println!("  {entry:width$}{cells}");
+    }
+    rows.len()
+}
+
+fn faults_of(name: &str, reports: &Reports) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (architecture, report) in reports {
+        let at = format!("{name} for {architecture}");
+        faults.extend(report.notices.iter().map(|notice| format!("{at}: {notice}")));
+        let spilling = report.entries.iter().filter(|usage| usage.spills > 0);
+        faults.extend(spilling.map(|usage| format!("{at}: {} spills {} bytes", usage.entry, usage.spills)));
+        if report.entries.is_empty() {
+            faults.push(format!("{at}: no kernel entry"));
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn includes_are_found_with_any_spacing() {
+        let text =
+            "#include \"../device.cuh\"\n  # include \"a.cuh\" // why\n// include \"no\"\n#include <std>\n";
+        assert_eq!(included(text).collect::<Vec<_>>(), ["../device.cuh", "a.cuh"]);
+    }
+
+    #[test]
+    fn a_stem_names_the_architecture_it_needs() {
+        assert_eq!(architectures("kernels/attention/forward.cu"), ARCHITECTURES);
+        assert_eq!(architectures("kernels/attention/forward_sm90.cu"), ["sm_90a"]);
+    }
+
+    #[test]
+    fn spills_notices_and_empty_files_are_faults() {
+        let usage = ptxas::Usage { entry: "a".into(), spills: 8, ..Default::default() };
+        let spilling = ptxas::Report { entries: vec![usage], notices: vec!["(C7508)".into()] };
+        let reports = Reports::from([("sm_80", spilling), ("sm_90a", ptxas::Report::default())]);
+        let faults = faults_of("f.cu", &reports);
+        assert_eq!(
+            faults,
+            [
+                "f.cu for sm_80: (C7508)",
+                "f.cu for sm_80: a spills 8 bytes",
+                "f.cu for sm_90a: no kernel entry"
+            ]
+        );
+    }
+}
