@@ -1,0 +1,201 @@
+//! Devices: memory, compilation and launch. Nothing here names an operation.
+
+mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+mod probe;
+mod status;
+#[cfg(feature = "wgpu")]
+pub(crate) mod wgpu;
+
+pub(crate) use cpu::CpuBuffer;
+pub use probe::{Candidate, DeviceReport};
+pub(crate) use status::{STATUS_WORDS, Status};
+
+use crate::error::{Error, Result};
+use std::fmt;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use std::sync::Arc;
+
+/// A family of devices that run the same kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Backend {
+    /// The CPU: SIMD over all cores, always there.
+    Cpu,
+    /// WGSL through wgpu: Vulkan, Metal, DirectX 12, browsers.
+    Wgpu,
+    /// CUDA, sm_80 and up.
+    Cuda,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Wgpu => "wgpu",
+            Self::Cuda => "cuda",
+        })
+    }
+}
+
+/// Order in which the CUDA emulator runs blocks and threads. A correct kernel gives the same bits under each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Schedule {
+    /// Ascending.
+    InOrder,
+    /// Descending.
+    Reversed,
+    /// Seeded pseudo-random.
+    Random(u64),
+}
+
+/// A device that tensors live on and operations run on. Cheap to clone; clones are the same device.
+#[derive(Clone)]
+pub struct Device(pub(crate) Kind);
+
+#[derive(Clone)]
+pub(crate) enum Kind {
+    Cpu,
+    #[cfg(feature = "wgpu")]
+    Wgpu(Arc<wgpu::WgpuDevice>),
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<cuda::CudaDevice>),
+}
+
+/// Owned device memory.
+pub(crate) enum Buffer {
+    Cpu(CpuBuffer),
+    #[cfg(feature = "wgpu")]
+    Wgpu(wgpu::WgpuBuffer),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::CudaBuffer),
+}
+
+impl Device {
+    /// The CPU.
+    pub fn cpu() -> Self {
+        Self(Kind::Cpu)
+    }
+
+    /// The `index`-th wgpu adapter, in the order of [`Device::list`]; software adapters come last.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] if there is no such adapter, no driver, or the crate was built without `wgpu`.
+    pub fn wgpu(index: usize) -> Result<Self> {
+        #[cfg(feature = "wgpu")]
+        return Ok(Self(Kind::Wgpu(wgpu::WgpuDevice::shared(index)?)));
+        #[cfg(not(feature = "wgpu"))]
+        Err(not_built(Backend::Wgpu, index, "wgpu"))
+    }
+
+    /// The `index`-th CUDA device. Shares the primary context with PyTorch and candle.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] if there is no such device, no driver, or the crate was built without `cuda`.
+    pub fn cuda(index: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self(Kind::Cuda(cuda::CudaDevice::nvidia(index)?)));
+        #[cfg(not(feature = "cuda"))]
+        Err(not_built(Backend::Cuda, index, "cuda"))
+    }
+
+    /// The CUDA backend run on the CPU with fault detection, for tests: the same host code, the same `.cu` sources.
+    ///
+    /// # Errors
+    /// [`Error::BackendUnavailable`] if the crate was built without the feature `emulator`.
+    pub fn cuda_emulated(schedule: Schedule) -> Result<Self> {
+        #[cfg(feature = "emulator")]
+        return Ok(Self(Kind::Cuda(cuda::CudaDevice::emulated(schedule)?)));
+        #[cfg(not(feature = "emulator"))]
+        Err(not_built(Backend::Cuda, schedule, "emulator"))
+    }
+
+    /// Whether two handles name the same device, so that tensors of one can be used with the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Kind::Cpu, Kind::Cpu) => true,
+            #[cfg(feature = "wgpu")]
+            (Kind::Wgpu(a), Kind::Wgpu(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "cuda")]
+            (Kind::Cuda(a), Kind::Cuda(b)) => Arc::ptr_eq(a, b),
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
+            _ => false,
+        }
+    }
+
+    /// The device's backend.
+    pub fn backend(&self) -> Backend {
+        match &self.0 {
+            Kind::Cpu => Backend::Cpu,
+            #[cfg(feature = "wgpu")]
+            Kind::Wgpu(_) => Backend::Wgpu,
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(_) => Backend::Cuda,
+        }
+    }
+
+    /// Name of the device and its driver, for reports.
+    pub fn name(&self) -> String {
+        match &self.0 {
+            Kind::Cpu => format!("CPU, {} threads", rayon::current_num_threads()),
+            #[cfg(feature = "wgpu")]
+            Kind::Wgpu(device) => device.name(),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(device) => device.name(),
+        }
+    }
+
+    /// Waits until all work submitted so far is done, and reports bad values that kernels met in device memory.
+    ///
+    /// # Errors
+    /// [`Error::DeviceValue`], [`Error::Launch`] or [`Error::DeviceLost`] from work submitted earlier.
+    pub fn synchronize(&self) -> Result<()> {
+        match &self.0 {
+            Kind::Cpu => Ok(()),
+            #[cfg(feature = "wgpu")]
+            Kind::Wgpu(device) => device.synchronize(),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(device) => device.synchronize(),
+        }
+    }
+
+    /// Memory of `bytes` bytes. Zeroed on every backend, so that no call can leak another's data.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        match &self.0 {
+            Kind::Cpu => Ok(Buffer::Cpu(CpuBuffer::new(bytes)?)),
+            #[cfg(feature = "wgpu")]
+            Kind::Wgpu(device) => Ok(Buffer::Wgpu(device.allocate(bytes)?)),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(device) => Ok(Buffer::Cuda(device.allocate(bytes)?)),
+        }
+    }
+}
+
+#[cfg(not(all(feature = "cuda", feature = "wgpu", feature = "emulator")))]
+fn not_built(backend: Backend, wanted: impl fmt::Debug, feature: &str) -> Error {
+    let reason = format!("{wanted:?} was asked for, but gatewarp was built without the feature `{feature}`");
+    Error::BackendUnavailable { backend, reason }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.backend(), self.name())
+    }
+}
+
+impl Buffer {
+    /// Copies `data` to byte `offset`. Both are multiples of 4 except at the end of the buffer.
+    pub(crate) fn upload(&mut self, offset: usize, data: &[u8]) -> Result<()> {
+        match self {
+            Self::Cpu(buffer) => {
+                buffer.bytes_mut()[offset..offset + data.len()].copy_from_slice(data);
+                Ok(())
+            }
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu(buffer) => buffer.upload(offset, data),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(buffer) => buffer.upload(offset, data),
+        }
+    }
+}

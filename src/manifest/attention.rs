@@ -1,0 +1,6 @@
+//! Kernels of `attention`.
+
+use super::{CudaKernel, WgslKernel};
+
+pub(super) const CUDA: &[&CudaKernel] = &[];
+pub(super) const WGSL: &[&WgslKernel] = &[];
