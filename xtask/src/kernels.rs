@@ -2,6 +2,7 @@
 
 use crate::nvrtc::{Header, Nvrtc};
 use crate::{Outcome, ptxas, workspace};
+use gatewarp::manifest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -32,19 +33,23 @@ pub fn run(library: &Path, ptx: Ptx) -> Outcome {
     for file in sources()? {
         let source = Source::read(&file)?;
         println!("{}", source.name);
-        match source.compile(&nvrtc) {
+        match source.compile(&nvrtc).and_then(|reports| source.portable(&nvrtc, ptx).map(|()| reports)) {
             Ok(reports) => {
                 entries += print_table(&reports);
                 faults.extend(faults_of(&source.name, &reports));
+                faults.extend(unlike_manifest(&source.name, &reports));
             }
             Err(message) => faults.push(message),
         }
-        if let Err(message) = source.portable(&nvrtc, ptx) {
-            faults.push(message);
-        }
     }
-    if entries == 0 && faults.is_empty() {
-        return Err("no CUDA kernel found".to_owned());
+    let missing = manifest::cuda().filter(|row| !workspace::root().join("kernels").join(row.file).is_file());
+    faults.extend(
+        missing.map(|row| {
+            format!("the manifest puts {} into kernels/{}, which is not there", row.entry, row.file)
+        }),
+    );
+    if entries == 0 {
+        faults.push("no kernel was compiled".to_owned());
     }
     if faults.is_empty() {
         println!("{entries} kernels, no spills, no notices");
@@ -86,7 +91,8 @@ struct Source {
     headers: Vec<Header>,
 }
 
-type Reports = BTreeMap<&'static str, ptxas::Report>;
+/// By architecture, in the order compiled.
+type Reports = Vec<(&'static str, ptxas::Report)>;
 
 impl Source {
     fn read(path: &Path) -> Outcome<Self> {
@@ -108,7 +114,7 @@ impl Source {
             if compiled.cubin_bytes == 0 {
                 return Err(format!("{} for {architecture}: no machine code came out", self.name));
             }
-            reports.insert(architecture, ptxas::parse(&compiled.log));
+            reports.push((architecture, ptxas::parse(&compiled.log)));
         }
         Ok(reports)
     }
@@ -184,7 +190,7 @@ fn architectures(name: &str) -> &'static [&'static str] {
 /// Prints a row per entry and returns the number of entries.
 fn print_table(reports: &Reports) -> usize {
     let mut rows: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (column, report) in reports.values().enumerate() {
+    for (column, (_, report)) in reports.iter().enumerate() {
         for usage in &report.entries {
             // An entry may exist for some architectures only.
             let cells = rows.entry(&usage.entry).or_default();
@@ -196,7 +202,7 @@ fn print_table(reports: &Reports) -> usize {
         }
     }
     let width = rows.keys().map(|entry| entry.len()).max().unwrap_or(0).max(24);
-    let heading: String = reports.keys().map(|name| format!(" | {name:<25}")).collect();
+    let heading: String = reports.iter().map(|(name, _)| format!(" | {name:<25}")).collect();
     println!("  {:width$}{heading}", "");
     let columns = " | regs shared  stack spills".repeat(reports.len());
     println!("  {:width$}{columns}", "entry");
@@ -221,6 +227,38 @@ fn faults_of(name: &str, reports: &Reports) -> Vec<String> {
     faults
 }
 
+/// Registers of one block on a multiprocessor of any architecture here.
+const BLOCK_REGISTERS: u32 = 65_536;
+
+/// Where the file and the manifest's rows for it disagree: entries without a row, rows without an entry, and blocks that
+/// take more registers than there are.
+fn unlike_manifest(name: &str, reports: &Reports) -> Vec<String> {
+    // The test kernels have no rows.
+    let Some(file) = name.strip_prefix("kernels/") else { return Vec::new() };
+    let rows: Vec<_> = manifest::cuda().filter(|row| row.file == file).collect();
+    let usages: Vec<_> = reports.iter().flat_map(|(_, report)| &report.entries).collect();
+    let mut faults = Vec::new();
+    for usage in &usages {
+        let Some(row) = rows.iter().find(|row| row.entry == usage.entry) else {
+            faults.push(format!("{name}: {} has no row in the manifest", usage.entry));
+            continue;
+        };
+        // Registers are given out in eights.
+        let taken = usage.registers.next_multiple_of(8) * row.block;
+        if taken > BLOCK_REGISTERS {
+            faults.push(format!(
+                "{name}: a block of {} takes {taken} registers of {BLOCK_REGISTERS}",
+                usage.entry
+            ));
+        }
+    }
+    let orphans = rows.iter().filter(|row| usages.iter().all(|usage| usage.entry != row.entry));
+    faults.extend(orphans.map(|row| format!("{name} lacks the manifest's entry {}", row.entry)));
+    faults.sort();
+    faults.dedup();
+    faults
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,7 +280,7 @@ mod tests {
     fn spills_notices_and_empty_files_are_faults() {
         let usage = ptxas::Usage { entry: "a".into(), spills: 8, ..Default::default() };
         let spilling = ptxas::Report { entries: vec![usage], notices: vec!["(C7508)".into()] };
-        let reports = Reports::from([("sm_80", spilling), ("sm_90a", ptxas::Report::default())]);
+        let reports = vec![("sm_80", spilling), ("sm_90a", ptxas::Report::default())];
         let faults = faults_of("f.cu", &reports);
         assert_eq!(
             faults,

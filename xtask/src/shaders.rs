@@ -4,6 +4,7 @@
 //! refuses.
 
 use crate::{Outcome, workspace};
+use gatewarp::manifest;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::io::Write;
 use std::path::Path;
@@ -18,9 +19,15 @@ struct Shader {
 
 /// Validates every variant with both, and fails with all their messages.
 pub fn run(tint: &Path) -> Outcome {
-    let shaders = variants()?;
+    let shaders: Vec<Shader> = manifest::wgsl()
+        .map(|row| Shader {
+            name: row.entry.to_owned(),
+            text: row.text(),
+            uses_subgroups: row.uses_subgroups,
+        })
+        .collect();
     if shaders.is_empty() {
-        return Err("no WGSL shader found".to_owned());
+        return Err("the manifest has no WGSL row".to_owned());
     }
     let mut faults: Vec<String> = shaders
         .iter()
@@ -33,21 +40,6 @@ pub fn run(tint: &Path) -> Outcome {
         return Ok(());
     }
     Err(format!("{} faults in shaders:\n{}", faults.len(), faults.join("\n")))
-}
-
-/// Every `.wgsl` below `kernels/`, as it stands.
-fn variants() -> Outcome<Vec<Shader>> {
-    let mut shaders = Vec::new();
-    let folder = workspace::root().join("kernels");
-    for operation in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        for file in std::fs::read_dir(operation.path()).into_iter().flatten().flatten() {
-            if file.path().extension().is_some_and(|extension| extension == "wgsl") {
-                let text = std::fs::read_to_string(file.path()).map_err(|error| error.to_string())?;
-                shaders.push(Shader { name: file.path().display().to_string(), text, uses_subgroups: false });
-            }
-        }
-    }
-    Ok(shaders)
 }
 
 fn with_naga(shader: &Shader) -> Outcome {
