@@ -10,9 +10,9 @@
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
-import { join } from 'node:path';
+import { resolve } from 'node:path';
 
-const require = createRequire(join(process.argv[2], 'package.json'));
+const require = createRequire(resolve(process.argv[2], 'package.json'));
 const { create, globals } = await import(pathToFileURL(require.resolve('webgpu')));
 const { version } = require('webgpu/package.json');
 Object.assign(globalThis, globals);

@@ -32,8 +32,12 @@ impl Environment {
 
 /// Installs what is lacking, or says what to install.
 pub fn prepare() -> Outcome<Environment> {
-    rust_components()?;
-    packages::ensure()?;
+    // Both at once, so that a person is told of everything in one go.
+    let lacks: Vec<String> =
+        [rust_components(), packages::ensure()].into_iter().filter_map(Result::err).collect();
+    if !lacks.is_empty() {
+        return Err(lacks.join("\n"));
+    }
     let driver = mesa::driver()?;
     let nvrtc = nvrtc::obtain()?;
     let tint = tint::obtain()?;
