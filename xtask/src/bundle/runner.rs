@@ -19,6 +19,11 @@ pub fn run(bundle: &Path) -> Outcome {
     let bundle =
         bundle.canonicalize().map_err(|error| format!("no bundle at {}: {error}", bundle.display()))?;
     let results = bundle.join("results");
+    // Logs of an earlier run would be taken for this one's.
+    if results.exists() {
+        std::fs::remove_dir_all(&results)
+            .map_err(|error| format!("cannot clear {}: {error}", results.display()))?;
+    }
     std::fs::create_dir_all(&results)
         .map_err(|error| format!("cannot make {}: {error}", results.display()))?;
     let table = process::output(Command::new(bundle.join("bin/gatewarp")).arg("devices"))?;
@@ -96,9 +101,13 @@ fn validate(name: &str, command: &mut Command, results: &Path) -> Outcome<Outing
 
 /// A backend without hardware: skipped visibly, or failed where it was required.
 fn absent(backend: &str, reason: &str, is_required: bool) -> Outing {
+    if is_required {
+        println!("FAILED {backend}: {reason}");
+        let fault = Some(format!("required by GATEWARP_REQUIRE, but: {reason}"));
+        return Outing { name: backend.to_owned(), output: Output::default(), time: Duration::ZERO, fault };
+    }
     println!("SKIPPED {backend}: {reason}");
-    let verdict = if is_required { Verdict::Failed } else { Verdict::Skipped(reason.to_owned()) };
-    single(backend, "all tests", verdict, Duration::ZERO)
+    single(backend, "all tests", Verdict::Skipped(reason.to_owned()), Duration::ZERO)
 }
 
 fn single(suite: &str, test: &str, verdict: Verdict, time: Duration) -> Outing {
@@ -153,6 +162,8 @@ mod tests {
         let skipped = absent("cuda", "no driver", false);
         assert_eq!(skipped.tally(), Tally { skipped: 1, ..Tally::default() });
         assert!(summary(Path::new("."), &[skipped]).contains("SKIPPED cuda: all tests: no driver"));
-        assert_eq!(absent("cuda", "no driver", true).tally().failed, 1);
+        let failed = absent("cuda", "no driver", true);
+        assert_eq!(failed.tally(), Tally { failed: 1, ..Tally::default() });
+        assert!(failed.failures().next().is_some_and(|line| line.contains("no driver")));
     }
 }

@@ -61,8 +61,11 @@ pub fn prepare() -> Outcome<Environment> {
 
 /// Whether this run may change the machine.
 pub fn may_install() -> bool {
-    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-    ci || process::probe(Command::new("id").arg("-u")).is_some_and(|user| user == "0")
+    is_root() || std::env::var_os("CI").is_some_and(|value| value == "true")
+}
+
+fn is_root() -> bool {
+    process::probe(Command::new("id").arg("-u")).is_some_and(|user| user == "0")
 }
 
 fn rust_components() -> Outcome {

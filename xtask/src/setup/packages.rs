@@ -1,6 +1,6 @@
 //! System packages on Debian and Ubuntu: finds what is lacking, and installs it or says how.
 
-use super::{may_install, mesa, nvrtc, tint};
+use super::{is_root, may_install, mesa, nvrtc, tint};
 use crate::{Outcome, process};
 use std::path::Path;
 use std::process::Command;
@@ -33,7 +33,10 @@ pub fn ensure() -> Outcome {
     }
     println!("installing {}", lacking.join(", "));
     for line in &plan {
-        process::run(Command::new("sh").args(["-c", line]).env("DEBIAN_FRONTEND", "noninteractive"))?;
+        let mut command = if is_root() { Command::new("sh") } else { Command::new("sudo") };
+        // Hosted CI runs as a user who may become root without a password.
+        let words = if is_root() { &["-c", line][..] } else { &["--non-interactive", "sh", "-c", line] };
+        process::run(command.args(words))?;
     }
     let still = self::lacking();
     if still.is_empty() {
@@ -97,7 +100,7 @@ fn plan(packages: &[&str], release: &str) -> Vec<String> {
         lines.push(format!("printf '{}' > {BACKPORTS_FILE}", BACKPORTS.replace('\n', "\\n")));
     }
     // Another program may hold the package database for a while on a machine that has just started.
-    let apt = "apt-get -o DPkg::Lock::Timeout=600";
+    let apt = "DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600";
     lines.push(format!("{apt} update -qq"));
     if !plain.is_empty() {
         lines.push(format!("{apt} install -y -qq --no-install-recommends {}", plain.join(" ")));
