@@ -35,14 +35,18 @@ fn main() -> io::Result<()> {
         // CUDA contracts a * b + c by default, so the emulator does too; without FMA hardware it cannot, and results
         // differ in the last bit. `gw::fma` is exact everywhere.
         .flag("-ffp-contract=fast")
-        // An uninitialised local is a large negative number here, never a lucky zero.
-        .flag_if_supported("-ftrivial-auto-var-init=pattern")
         .flag("-Wno-unknown-pragmas")
         .define("GATEWARP_EMULATOR", None)
         .include(crate_dir.join("include"))
         .include(root.join("kernels"))
         .warnings(true)
         .extra_warnings(true);
+    // An uninitialised local is a large negative number here, never a lucky zero (GCC 12, Clang 8).
+    println!("cargo::rustc-check-cfg=cfg(emulator_patterns_locals)");
+    if build.is_flag_supported("-ftrivial-auto-var-init=pattern").unwrap_or(false) {
+        build.flag("-ftrivial-auto-var-init=pattern");
+        println!("cargo::rustc-cfg=emulator_patterns_locals");
+    }
     if host_runs_x86_64_v3() {
         build.flag("-march=x86-64-v3");
     }

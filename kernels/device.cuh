@@ -380,7 +380,8 @@ GW_DEVICE Reduced reduce_moderate(float x) {
 GW_DEVICE Reduced reduce_huge(float x) {
     const u32 bits = float_bits(x);
     const u32 mantissa = ((bits & 0x007fffffu) | 0x00800000u) << 8;  // |x| = mantissa · 2^(exponent - 158)
-    const u32 position = ((bits >> 23) & 0xffu) - 158u + 32u;       // 18 to 128 bits into 0.0₃₂ 2/π
+    // Where to read in the digits below: 18 at 2^17, 128 at the largest exponent.
+    const u32 position = ((bits >> 23) & 0xffu) - 158u + 32u;
     const u32 shift = position % 32u;
     // The binary digits of 2/π after 32 zeros, 32 a word. A switch, not a table: a table would live in slow local memory.
     u32 w0, w1, w2, w3;
@@ -410,7 +411,7 @@ GW_DEVICE Reduced reduce_huge(float x) {
 
 }  // namespace trigonometry
 
-/// Sine and cosine of x radians, within 2 ulp for every finite x; NaN for an infinite or NaN x.
+/// Sine and cosine of x radians, within 2 ulp for every finite x; NaN for an infinite or NaN x. sin(-0) is +0.
 ///
 /// Minimax polynomials on |r| ≤ π/4 (Remez, relative error 2^-27 and 2^-31); the device's own fast sine is off by 2^-21
 /// absolute, which a circuit of many rotations would accumulate.

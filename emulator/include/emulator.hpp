@@ -27,6 +27,14 @@ struct Uint3 {
 
 struct Counters {
     uint64_t bytes_loaded, bytes_stored, loads, stores;
+
+    Counters& operator+=(const Counters& part) {
+        bytes_loaded += part.bytes_loaded;
+        bytes_stored += part.bytes_stored;
+        loads += part.loads;
+        stores += part.stores;
+        return *this;
+    }
 };
 
 /// One allocation as a worker sees it during a launch; counted without atomics, merged when the worker ends.

@@ -1,8 +1,8 @@
 // Launching: the kernel list, the checks that a driver would make, and the OS threads that run the blocks.
-#include <cstdio>
+#include <algorithm>
+#include <chrono>
 #include <new>
 #include <numeric>
-#include <string_view>
 #include <thread>
 
 #include "runtime.hpp"
@@ -65,26 +65,27 @@ class BlockOrder {
     uint64_t count_, start_ = 0, step_ = 1;
 };
 
-void run_worker(Launch& launch, const BlockOrder& order) {
+/// Runs blocks until none is left or one has faulted. Calls `between` before each.
+template <typename Between>
+void run_blocks(Launch& launch, const BlockOrder& order, Between between) {
     try {
         std::unique_ptr<Block> block = pool().take();
         block->prepare(launch);
         block->memory.take();
         block->latest = MemorySnapshot::nothing();
         const uint64_t count = launch.blocks();
-        for (uint64_t position; !launch.stopped && (position = launch.next_block++) < count;)
+        for (uint64_t position; !launch.stopped && (position = launch.next_block++) < count;) {
+            between();
             block->run(order.at(position));
+        }
         const Counters part = block->memory.merge();
         {
             std::lock_guard lock(launch.mutex);
-            launch.counters.bytes_loaded += part.bytes_loaded;
-            launch.counters.bytes_stored += part.bytes_stored;
-            launch.counters.loads += part.loads;
-            launch.counters.stores += part.stores;
+            launch.counters += part;
         }
         pool().give_back(std::move(block));
     } catch (const std::bad_alloc&) {
-        launch.record_fault({}, {}, "the host has no memory left for the emulator's stacks");
+        launch.record_fault({}, {}, "the host has no memory left for the emulator");
     }
 }
 
@@ -106,17 +107,24 @@ void Launch::record_fault(Uint3 block_index, Uint3 thread_index, std::string tex
 }
 
 void run_launch(Launch& launch, size_t threads) {
+    // Starting OS threads costs more than a small launch, and tests make thousands of those: call for others only when
+    // the first blocks have taken longer than that.
+    constexpr std::chrono::microseconds PATIENCE{100};
+    const auto start = std::chrono::steady_clock::now();
     const BlockOrder order(launch.schedule, launch.blocks());
     const uint64_t workers = std::min<uint64_t>(std::max<size_t>(threads, 1), launch.blocks());
     std::vector<std::thread> others;
-    for (uint64_t i = 1; i < workers; ++i) {
+    bool called = workers == 1;
+    run_blocks(launch, order, [&] {
+        if (called || std::chrono::steady_clock::now() - start < PATIENCE) return;
+        called = true;
         try {
-            others.emplace_back(run_worker, std::ref(launch), std::cref(order));
+            for (uint64_t i = 1; i < workers; ++i)
+                others.emplace_back([&launch, &order] { run_blocks(launch, order, [] {}); });
         } catch (const std::exception&) {
-            break;  // no further OS thread to be had: the ones there are do all the blocks
+            // No further OS thread to be had: the ones there are do all the blocks.
         }
-    }
-    run_worker(launch, order);
+    });
     for (std::thread& other : others) other.join();
 }
 

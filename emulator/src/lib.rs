@@ -7,14 +7,28 @@
 //! Misuse is a [`Fault`] that names kernel, block and thread: access out of bounds or misaligned, divergent barrier or
 //! collective, deadlock, asynchronous copy not waited for. The process and later launches are unharmed.
 //!
-//! What it cannot know: whether the PTX in `device.cuh` does what its twin does, and how fast anything is.
+//! What it cannot know: whether the PTX in `device.cuh` does what its twin does, and how fast anything is. A kernel that
+//! spins until another thread writes never ends here: threads change places only at barriers and collectives.
 //!
-//! ```text
-//! let x = gatewarp_emulator::allocate(1024)?;
-//! gatewarp_emulator::copy_in(x, &bytes)?;
-//! launch("scale", [4, 1, 1], [64, 1, 1], 0, &arguments, Schedule::Random(7), 2)?;
-//! gatewarp_emulator::copy_out(x, &mut bytes)?;
-//! gatewarp_emulator::free(x)?;
+//! Unix only; the context switch is assembly on x86-64 ELF and `ucontext` elsewhere.
+//!
+//! ```
+//! use gatewarp_emulator::{Schedule, allocate, copy_in, copy_out, free, launch};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // primitive_reverse(const float* in, float* out): 128 floats through shared memory, backwards.
+//! let input = allocate(512).ok_or("out of device memory")?;
+//! let output = allocate(516).ok_or("out of device memory")?;
+//! copy_in(input + 508, &1.5_f32.to_le_bytes())?;
+//! let arguments = [(&raw const input).cast(), (&raw const output).cast()];
+//! // SAFETY: both arguments are addresses, as the kernel declares.
+//! unsafe { launch("primitive_reverse", [1, 1, 1], [128, 1, 1], 512, &arguments, Schedule::Random(7), 1)? };
+//! let mut first = [0; 4];
+//! copy_out(output, &mut first)?;
+//! assert_eq!(f32::from_le_bytes(first), 1.5);
+//! free(input)?;
+//! free(output)?;
+//! # Ok(())
+//! # }
 //! ```
 
 mod ffi;

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 
 #include "runtime.hpp"
 
@@ -14,37 +13,39 @@ constexpr size_t ALIGNMENT = 256;     // what cuMemAlloc promises
 constexpr size_t GUARD_BYTES = 1024;  // on each side; a multiple of ALIGNMENT
 constexpr unsigned char GUARD = 0xA5;
 
-struct Allocation {
-    size_t size;
-    Counters traffic;
-};
-
 struct Registry {
     std::mutex mutex;
-    std::map<uintptr_t, Allocation> allocations;
+    std::vector<Range> allocations;  // sorted by address; counters hold the traffic of all launches
     size_t bytes_in_use = 0;
 
-    /// The allocation that holds `address`, or end().
-    std::map<uintptr_t, Allocation>::iterator holder(uintptr_t address) {
-        auto next = allocations.upper_bound(address);
-        if (next == allocations.begin()) return allocations.end();
-        auto candidate = std::prev(next);
+    /// Where an allocation that begins at `address` is or would be.
+    std::vector<Range>::iterator place(uintptr_t address) {
+        return std::lower_bound(allocations.begin(), allocations.end(), address,
+                                [](const Range& range, uintptr_t value) { return range.begin < value; });
+    }
+
+    /// The allocation that begins at `address`, or null.
+    Range* at(uintptr_t address) {
+        const auto found = place(address);
+        return found != allocations.end() && found->begin == address ? &*found : nullptr;
+    }
+
+    /// The allocation that holds `address`, or null.
+    Range* holder(uintptr_t address) {
+        auto found = place(address);
+        if (found == allocations.end() || found->begin != address) {
+            if (found == allocations.begin()) return nullptr;
+            --found;
+        }
         // An empty allocation holds its own address, so that zero bytes can be copied to it.
-        const size_t extent = std::max<size_t>(candidate->second.size, 1);
-        return address - candidate->first < extent ? candidate : allocations.end();
+        const size_t extent = std::max<size_t>(found->size, 1);
+        return address - found->begin < extent ? &*found : nullptr;
     }
 };
 
 Registry& registry() {
     static Registry* instance = new Registry;  // never destroyed: threads may outlive static destructors
     return *instance;
-}
-
-void add(Counters& sum, const Counters& part) {
-    sum.bytes_loaded += part.bytes_loaded;
-    sum.bytes_stored += part.bytes_stored;
-    sum.loads += part.loads;
-    sum.stores += part.stores;
 }
 
 }  // namespace
@@ -56,13 +57,17 @@ unsigned char* allocate(size_t bytes) {
     std::lock_guard lock(memory.mutex);
     if (bytes > DEVICE_MEMORY_BYTES - memory.bytes_in_use) return nullptr;
     const size_t padded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    // Grown before the block exists, so that nothing can throw and lose it.
+    if (memory.allocations.size() == memory.allocations.capacity())
+        memory.allocations.reserve(2 * memory.allocations.size() + 16);
     auto* block = static_cast<unsigned char*>(std::aligned_alloc(ALIGNMENT, GUARD_BYTES + padded + GUARD_BYTES));
     if (!block) return nullptr;
     unsigned char* begin = block + GUARD_BYTES;
     std::memset(block, GUARD, GUARD_BYTES);
     std::memset(begin, POISON, bytes);
     std::memset(begin + bytes, GUARD, padded - bytes + GUARD_BYTES);
-    memory.allocations[reinterpret_cast<uintptr_t>(begin)] = {bytes, {}};
+    const uintptr_t address = reinterpret_cast<uintptr_t>(begin);
+    memory.allocations.insert(memory.place(address), {address, bytes, {}});
     memory.bytes_in_use += bytes;
     return begin;
 }
@@ -70,9 +75,9 @@ unsigned char* allocate(size_t bytes) {
 MemoryStatus release(uintptr_t address, ptrdiff_t* offset) {
     Registry& memory = registry();
     std::lock_guard lock(memory.mutex);
-    const auto found = memory.allocations.find(address);
-    if (found == memory.allocations.end()) return MemoryStatus::UnknownAddress;
-    const size_t bytes = found->second.size;
+    const Range* found = memory.at(address);
+    if (!found) return MemoryStatus::UnknownAddress;
+    const size_t bytes = found->size;
     const size_t padded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     auto* begin = reinterpret_cast<unsigned char*>(address);
     const auto spoiled = [](unsigned char byte) { return byte != GUARD; };
@@ -86,33 +91,33 @@ MemoryStatus release(uintptr_t address, ptrdiff_t* offset) {
     }
     std::free(begin - GUARD_BYTES);
     memory.bytes_in_use -= bytes;
-    memory.allocations.erase(found);
+    memory.allocations.erase(memory.place(address));
     return status;
 }
 
 MemoryStatus check_span(uintptr_t address, size_t bytes) {
     Registry& memory = registry();
     std::lock_guard lock(memory.mutex);
-    const auto found = memory.holder(address);
-    if (found == memory.allocations.end()) return MemoryStatus::UnknownAddress;
-    return bytes <= found->second.size - (address - found->first) ? MemoryStatus::Ok : MemoryStatus::OutOfBounds;
+    Range* found = memory.holder(address);
+    if (!found) return MemoryStatus::UnknownAddress;
+    return bytes <= found->size - (address - found->begin) ? MemoryStatus::Ok : MemoryStatus::OutOfBounds;
 }
 
 MemoryStatus read_traffic(uintptr_t address, Counters* counters) {
     Registry& memory = registry();
     std::lock_guard lock(memory.mutex);
-    const auto found = memory.holder(address);
-    if (found == memory.allocations.end()) return MemoryStatus::UnknownAddress;
-    *counters = found->second.traffic;
+    Range* found = memory.holder(address);
+    if (!found) return MemoryStatus::UnknownAddress;
+    *counters = found->counters;
     return MemoryStatus::Ok;
 }
 
 MemoryStatus reset_traffic(uintptr_t address) {
     Registry& memory = registry();
     std::lock_guard lock(memory.mutex);
-    const auto found = memory.holder(address);
-    if (found == memory.allocations.end()) return MemoryStatus::UnknownAddress;
-    found->second.traffic = {};
+    Range* found = memory.holder(address);
+    if (!found) return MemoryStatus::UnknownAddress;
+    found->counters = {};
     return MemoryStatus::Ok;
 }
 
@@ -126,8 +131,8 @@ Range* MemorySnapshot::nothing() {
 void MemorySnapshot::take() {
     Registry& memory = registry();
     std::lock_guard lock(memory.mutex);
-    ranges_.clear();
-    for (const auto& [begin, allocation] : memory.allocations) ranges_.push_back({begin, allocation.size, {}});
+    ranges_ = memory.allocations;
+    for (Range& range : ranges_) range.counters = {};
     std::fill(recent_, recent_ + RECENT, nothing());
 }
 
@@ -136,9 +141,9 @@ Counters MemorySnapshot::merge() {
     std::lock_guard lock(memory.mutex);
     Counters total{};
     for (const Range& range : ranges_) {
-        add(total, range.counters);
-        const auto found = memory.allocations.find(range.begin);
-        if (found != memory.allocations.end()) add(found->second.traffic, range.counters);
+        if (range.counters.loads == 0 && range.counters.stores == 0) continue;
+        total += range.counters;
+        if (Range* allocation = memory.at(range.begin)) allocation->counters += range.counters;
     }
     return total;
 }

@@ -15,7 +15,7 @@ pub trait Plain: Copy + 'static {}
 macro_rules! plain {
     ($($t:ty),*) => { $(impl Plain for $t {} impl<const N: usize> Plain for [$t; N] {})* };
 }
-plain!(u8, u16, u32, i32, u64, f32, f64);
+plain!(u8, u16, u32, i32, u64, i64, f32, f64);
 
 /// A device allocation of `len` elements.
 pub struct Buffer<T: Plain> {
@@ -90,7 +90,7 @@ macro_rules! numbers {
         fn pointer(&self) -> *const c_void { std::ptr::from_ref(self).cast() }
     })* };
 }
-numbers!(u32, i32, u64, f32, f64);
+numbers!(u32, i32, u64, i64, f32, f64);
 
 /// Launches with arguments whose types the test vouches for.
 pub fn launch(
