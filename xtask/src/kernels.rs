@@ -134,11 +134,23 @@ impl Source {
             let path = workspace::target().join("ptx").join(format!("{below}.{target}.ptx"));
             let folder = path.parent().unwrap_or(&path);
             std::fs::create_dir_all(folder)
-                .and_then(|()| std::fs::write(&path, &compiled.ptx))
+                .and_then(|()| std::fs::write(&path, format!("{}{}", stamp(&self.text), compiled.ptx)))
                 .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         }
         Ok(())
     }
+}
+
+/// First line of PTX made beforehand: the library takes it only for the very source it was made from.
+///
+/// FNV-1a over the lengths and then the bytes of source and `device.cuh`, as `src/device/cuda/compile.rs` computes it.
+fn stamp(source: &str) -> String {
+    let parts = [source, manifest::DEVICE_CUH];
+    let lengths = parts.iter().flat_map(|part| (part.len() as u64).to_le_bytes());
+    let bytes = lengths.chain(parts.iter().flat_map(|part| part.bytes()));
+    let hash = bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("// gatewarp {hash:016x}\n")
 }
 
 fn read(path: &Path) -> Outcome<String> {

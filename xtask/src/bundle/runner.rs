@@ -67,8 +67,7 @@ fn run_backend(bundle: &Path, results: &Path, backend: &str, device: &str) -> Ou
         let mut log = log_file(results, &name)?;
         println!("\n--> {name}");
         let mut command = Command::new(&program);
-        // Tests carry the name of the backend they run on; the emulator's are none of this machine's business.
-        command.current_dir(bundle).args([backend, "--skip", "emulated"]).env("GATEWARP_REQUIRE", backend);
+        command.current_dir(bundle).arg(filter(&stem, backend, device)).env("GATEWARP_REQUIRE", backend);
         let outing = suites::run(&name, &mut command, SUITE_LIMIT, |line| {
             println!("{line}");
             // A full disk loses lines of the log; the results stand in the summary.
@@ -80,6 +79,12 @@ fn run_backend(bundle: &Path, results: &Path, backend: &str, device: &str) -> Ou
         }
     }
     Ok(outings)
+}
+
+/// The tests of a program that belong to the device: suites name theirs `device::property`, and the library's unit tests
+/// (the program without a second word in its name) are in modules named after the backend.
+fn filter(stem: &str, backend: &str, device: &str) -> String {
+    if stem.contains('-') { format!("{device}::") } else { format!("{backend}::") }
 }
 
 /// The conformance suite counts as one test: its report says the rest.
@@ -156,6 +161,12 @@ fn summary(bundle: &Path, outings: &[Outing]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_are_chosen_by_device_and_unit_tests_by_backend() {
+        assert_eq!(filter("gatewarp-attention", "cuda", "cuda:0"), "cuda:0::");
+        assert_eq!(filter("gatewarp", "wgpu", "wgpu:1"), "wgpu::");
+    }
 
     #[test]
     fn an_absent_backend_is_skipped_or_fails_but_is_never_silent() {

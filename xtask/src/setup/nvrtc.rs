@@ -18,8 +18,14 @@ pub fn present() -> bool {
     named().is_some() || (folder().join(LIBRARY).is_file() && installed() == REQUIREMENT)
 }
 
+/// The library that `GATEWARP_NVRTC` names, itself or by its folder, as the library reads that variable.
 fn named() -> Option<PathBuf> {
-    std::env::var_os("GATEWARP_NVRTC").map(PathBuf::from)
+    let place = std::env::var_os("GATEWARP_NVRTC").filter(|place| !place.is_empty()).map(PathBuf::from)?;
+    let files = std::fs::read_dir(&place).into_iter().flatten().flatten();
+    let inside = files
+        .map(|file| file.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libnvrtc.so")));
+    Some(inside.unwrap_or(place))
 }
 
 fn installed() -> String {
