@@ -1,4 +1,7 @@
-//! Reads the table of `gatewarp devices`.
+//! Reads what `gatewarp devices --json` prints.
+
+use crate::Outcome;
+use serde_json::Value;
 
 /// What the machine has of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,50 +12,60 @@ pub enum Presence {
     Missing(String),
 }
 
-/// The first hardware device of `backend` (`cuda`, `wgpu`) in the table, or why there is none.
+/// The first hardware device of `backend` (`cuda`, `wgpu`) in the list, or why there is none.
 ///
-/// A line is a mark for the device taken, the device's spec (without an index if there is none), its name, and a remark in
-/// brackets if it is software or cannot be used.
-pub fn find(table: &str, backend: &str) -> Presence {
+/// # Errors
+/// If `list` is not the JSON array that the command prints.
+pub fn find(list: &str, backend: &str) -> Outcome<Presence> {
+    let unexpected = || format!("`gatewarp devices --json` printed: {list}");
+    let list: Value = serde_json::from_str(list).map_err(|_| unexpected())?;
     let mut reason = format!("`gatewarp devices` lists no {backend}");
-    for line in table.lines() {
-        let line = line.trim_start_matches(['*', ' ']);
-        let (spec, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let (kind, index) = spec.split_once(':').map_or((spec, None), |(kind, index)| (kind, Some(index)));
-        if kind != backend {
+    for candidate in list.as_array().ok_or_else(unexpected)? {
+        let text = |key: &str| candidate[key].as_str();
+        if text("backend") != Some(backend) {
             continue;
         }
-        let is_usable = index.is_some() && !rest.contains("(software") && !rest.contains("(not taken");
-        if is_usable {
-            return Presence::Found(spec.to_owned());
+        let (device, name) = (text("device").ok_or_else(unexpected)?, text("name").ok_or_else(unexpected)?);
+        match (text("unavailable"), candidate["software"].as_bool()) {
+            (Some(why), _) => reason = format!("{name}: {why}"),
+            (None, Some(false)) => return Ok(Presence::Found(device.to_owned())),
+            (None, _) => reason = format!("{name} is software"),
         }
-        reason = rest.trim().to_owned();
     }
-    Presence::Missing(reason)
+    Ok(Presence::Missing(reason))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TABLE: &str = "\
-  cuda     no cuda device (not taken: libcuda.so.1 is not there)
-  wgpu:0   llvmpipe (LLVM 15.0.6, 256 bits), Mesa 25.0.7 (software: only when asked for, GATEWARP_DEVICE=wgpu:0)
-* cpu      CPU, 2 threads
-";
+    const LIST: &str = r#"[
+        {"device": "cuda", "backend": "cuda", "name": "no cuda device", "software": false, "taken": false,
+         "unavailable": "libcuda.so.1 is not there"},
+        {"device": "wgpu:0", "backend": "wgpu", "name": "llvmpipe", "software": true, "taken": false,
+         "unavailable": null},
+        {"device": "cpu", "backend": "cpu", "name": "CPU, 2 threads", "software": false, "taken": true,
+         "unavailable": null}
+    ]"#;
 
     #[test]
     fn software_and_missing_devices_are_not_hardware() {
-        let Presence::Missing(reason) = find(TABLE, "cuda") else { panic!("no GPU here") };
-        assert!(reason.contains("libcuda.so.1 is not there"), "{reason}");
-        assert!(matches!(find(TABLE, "wgpu"), Presence::Missing(reason) if reason.contains("llvmpipe")));
+        let missing = |backend| find(LIST, backend).unwrap();
+        assert_eq!(missing("cuda"), Presence::Missing("no cuda device: libcuda.so.1 is not there".into()));
+        assert_eq!(missing("wgpu"), Presence::Missing("llvmpipe is software".into()));
+        assert_eq!(missing("metal"), Presence::Missing("`gatewarp devices` lists no metal".into()));
     }
 
     #[test]
     fn hardware_is_found_by_its_spec() {
-        let table = format!("* cuda:0   NVIDIA H200\n  wgpu:0   NVIDIA H200 (Vulkan)\n{TABLE}");
-        assert_eq!(find(&table, "cuda"), Presence::Found("cuda:0".to_owned()));
-        assert_eq!(find(&table, "wgpu"), Presence::Found("wgpu:0".to_owned()));
-        assert!(matches!(find("", "cuda"), Presence::Missing(_)));
+        let list = LIST.replace("true", "false");
+        assert_eq!(find(&list, "wgpu"), Ok(Presence::Found("wgpu:0".into())));
+    }
+
+    #[test]
+    fn what_is_no_list_is_an_error() {
+        assert!(find("", "cuda").is_err());
+        assert!(find(r#"{"backend": "cuda"}"#, "cuda").is_err());
+        assert!(find(r#"[{"backend": "cuda"}]"#, "cuda").is_err());
     }
 }

@@ -26,14 +26,14 @@ pub fn run(bundle: &Path) -> Outcome {
     }
     std::fs::create_dir_all(&results)
         .map_err(|error| format!("cannot make {}: {error}", results.display()))?;
-    let table = process::output(Command::new(bundle.join("bin/gatewarp")).arg("devices"))?;
-    println!("{table}");
-    write(&results.join("devices.txt"), &table)?;
+    let devices = process::output(Command::new(bundle.join("bin/gatewarp")).args(["devices", "--json"]))?;
+    println!("{devices}");
+    write(&results.join("devices.json"), &devices)?;
 
     let required = std::env::var("GATEWARP_REQUIRE").unwrap_or_default();
     let mut outings = Vec::new();
     for backend in BACKENDS {
-        match devices::find(&table, backend) {
+        match devices::find(&devices, backend)? {
             Presence::Found(device) => outings.extend(run_backend(&bundle, &results, backend, &device)?),
             Presence::Missing(reason) => {
                 let is_required = required.split(',').any(|name| name.trim() == backend);
