@@ -1,6 +1,8 @@
 //! Kernels of `attention`.
 
-use super::{CudaKernel, WgslKernel};
+pub(crate) mod cuda;
 
-pub(super) const CUDA: &[&CudaKernel] = &[];
+use super::WgslKernel;
+pub(super) use cuda::CUDA;
+
 pub(super) const WGSL: &[&WgslKernel] = &[];

@@ -139,7 +139,7 @@ impl Nvrtc {
         self.architectures.iter().any(|&known| u32::try_from(known) == Ok(capability))
     }
 
-    /// Compiles `source`, which may include `header` as `../device.cuh`, to a cubin or to PTX with its trailing NUL.
+    /// Compiles `source`, which may include each of `headers` by its name, to a cubin or to PTX with its trailing NUL.
     ///
     /// # Errors
     /// The compiler's log.
@@ -147,31 +147,35 @@ impl Nvrtc {
         &self,
         name: &str,
         source: &str,
-        header: &str,
+        headers: &[(&str, &str)],
         options: &[String],
         cubin: bool,
     ) -> std::result::Result<Vec<u8>, String> {
         let text = |s: &str| CString::new(s).map_err(|_| format!("{name}: a text holds a NUL byte"));
-        let (name, source, header) = (text(name)?, text(source)?, text(header)?);
-        let include_name = c"../device.cuh";
-        let options =
-            options.iter().map(|option| text(option)).collect::<std::result::Result<Vec<_>, _>>()?;
-        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        let (source, title) = (text(source)?, text(name)?);
+        let texts =
+            |strings: Vec<&str>| strings.into_iter().map(text).collect::<std::result::Result<Vec<_>, _>>();
+        let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
+        let include_names = texts(headers.iter().map(|&(name, _)| name).collect())?;
+        let header_texts = texts(headers.iter().map(|&(_, text)| text).collect())?;
+        let options = texts(options.iter().map(String::as_str).collect())?;
         let mut program = ptr::null_mut();
-        // SAFETY: NUL-terminated strings that live to the end of this function, and one header of each list.
+        let (text_pointers, name_pointers) = (pointers(&header_texts), pointers(&include_names));
+        // SAFETY: NUL-terminated strings that live to the end of this function, as many of each list as said.
         self.check(unsafe {
             (self.create)(
                 &mut program,
                 source.as_ptr(),
-                name.as_ptr(),
-                1,
-                &header.as_ptr(),
-                &include_name.as_ptr(),
+                title.as_ptr(),
+                headers.len() as c_int,
+                text_pointers.as_ptr(),
+                name_pointers.as_ptr(),
             )
         })?;
         let session = Session { nvrtc: self, program };
         // SAFETY: a live program, and as many options as said.
-        let code = unsafe { (self.compile)(session.program, options.len() as c_int, options.as_ptr()) };
+        let code =
+            unsafe { (self.compile)(session.program, options.len() as c_int, pointers(&options).as_ptr()) };
         if let Err(error) = self.check(code) {
             let log = self.output(&session, self.log).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
