@@ -1,6 +1,6 @@
 //! `cargo xtask kernels`: compiles every CUDA source for every architecture we promise, and looks at what it takes.
 
-use crate::nvrtc::{Header, Nvrtc};
+use crate::nvrtc::Nvrtc;
 use crate::{Outcome, ptxas, workspace};
 use gatewarp::manifest;
 use std::collections::BTreeMap;
@@ -83,12 +83,11 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// One CUDA source with the headers it includes.
+/// One CUDA source.
 struct Source {
     /// Path below the repository's root.
     name: String,
     text: String,
-    headers: Vec<Header>,
 }
 
 /// By architecture, in the order compiled.
@@ -96,10 +95,10 @@ type Reports = Vec<(&'static str, ptxas::Report)>;
 
 impl Source {
     fn read(path: &Path) -> Outcome<Self> {
-        let text = read(path)?;
-        let headers = headers(&text, path.parent().unwrap_or(path))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let name = path.strip_prefix(workspace::root()).unwrap_or(path).to_string_lossy().into_owned();
-        Ok(Self { name, text, headers })
+        Ok(Self { name, text })
     }
 
     /// Machine code for each architecture this file is for.
@@ -109,7 +108,7 @@ impl Source {
             let target = format!("--gpu-architecture={architecture}");
             let options = [target.as_str(), "--std=c++17", "--ptxas-options=-v"];
             let compiled = nvrtc
-                .compile(&self.name, &self.text, &self.headers, &options)
+                .compile(&self.name, &self.text, &options)
                 .map_err(|message| format!("{architecture}: {message}"))?;
             if compiled.cubin_bytes == 0 {
                 return Err(format!("{} for {architecture}: no machine code came out", self.name));
@@ -124,67 +123,21 @@ impl Source {
         let targets = architectures(&self.name);
         let target = if targets.len() == 1 { targets[0] } else { PORTABLE };
         let options = [&format!("--gpu-architecture={target}"), "--std=c++17"];
-        let compiled = nvrtc.compile(&self.name, &self.text, &self.headers, &options)?;
+        let compiled = nvrtc.compile(&self.name, &self.text, &options)?;
         if !compiled.ptx.contains(".entry") {
             return Err(format!("{} for {target}: the PTX holds no entry", self.name));
         }
-        // The test kernels are not part of what is published.
-        if ptx == Ptx::Write && self.name.starts_with("kernels/") {
-            let below = self.name.trim_start_matches("kernels/").trim_end_matches(".cu");
-            let path = workspace::target().join("ptx").join(format!("{below}.{target}.ptx"));
-            let folder = path.parent().unwrap_or(&path);
-            std::fs::create_dir_all(folder)
-                .and_then(|()| std::fs::write(&path, format!("{}{}", stamp(&self.text), compiled.ptx)))
+        // The test kernels have no rows and are not part of what is published.
+        let row = manifest::cuda().find(|row| self.name.strip_prefix("kernels/") == Some(row.file));
+        if let (Ptx::Write, Some(row)) = (ptx, row) {
+            let path = workspace::target().join("ptx").join(row.file).with_extension(format!("{target}.ptx"));
+            let text = format!("// gatewarp {:016x}\n{}", row.fingerprint(), compiled.ptx);
+            std::fs::create_dir_all(path.parent().unwrap_or(&path))
+                .and_then(|()| std::fs::write(&path, text))
                 .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         }
         Ok(())
     }
-}
-
-/// First line of PTX made beforehand: the library takes it only for the very source it was made from.
-///
-/// FNV-1a over the lengths and then the bytes of source and `device.cuh`, as `src/device/cuda/compile.rs` computes it.
-fn stamp(source: &str) -> String {
-    let parts = [source, manifest::DEVICE_CUH];
-    let lengths = parts.iter().flat_map(|part| (part.len() as u64).to_le_bytes());
-    let bytes = lengths.chain(parts.iter().flat_map(|part| part.bytes()));
-    let hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    format!("// gatewarp {hash:016x}\n")
-}
-
-fn read(path: &Path) -> Outcome<String> {
-    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
-}
-
-/// The headers that `text`, a file of `folder`, includes, and those that they include.
-///
-/// NVRTC finds no file by itself, so each is handed over under the name it is included by: a path from the including file
-/// or from `kernels/`. A name that is neither is left to NVRTC, which skips it where the preprocessor does.
-fn headers(text: &str, folder: &Path) -> Outcome<Vec<Header>> {
-    let mut headers: Vec<Header> = Vec::new();
-    let mut pending = vec![(text.to_owned(), folder.to_path_buf())];
-    while let Some((text, folder)) = pending.pop() {
-        for name in included(&text)
-            .filter(|name| headers.iter().all(|header| header.name != *name))
-            .collect::<Vec<_>>()
-        {
-            let places = [folder.join(name), workspace::root().join("kernels").join(name)];
-            let Some(path) = places.into_iter().find(|path| path.is_file()) else { continue };
-            let text = read(&path)?;
-            pending.push((text.clone(), path.parent().unwrap_or(&path).to_path_buf()));
-            headers.push(Header { name: name.to_owned(), text });
-        }
-    }
-    Ok(headers)
-}
-
-/// Names between the quotes of `#include "…"`.
-fn included(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| {
-        let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
-        rest.strip_prefix('"')?.split('"').next()
-    })
 }
 
 /// A file whose stem ends in an architecture's number uses what only that one has.
@@ -274,13 +227,6 @@ fn unlike_manifest(name: &str, reports: &Reports) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn includes_are_found_with_any_spacing() {
-        let text =
-            "#include \"../device.cuh\"\n  # include \"a.cuh\" // why\n// include \"no\"\n#include <std>\n";
-        assert_eq!(included(text).collect::<Vec<_>>(), ["../device.cuh", "a.cuh"]);
-    }
 
     #[test]
     fn a_stem_names_the_architecture_it_needs() {

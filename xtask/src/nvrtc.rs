@@ -1,6 +1,7 @@
 //! The six NVRTC functions that compiling needs, loaded at run time.
 
 use crate::Outcome;
+use gatewarp::manifest::CUDA_HEADERS;
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -20,14 +21,6 @@ type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
 type Fill = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
 type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
-
-/// A header that the compiler finds under the name a source includes it by.
-pub struct Header {
-    /// What stands between the quotes of `#include`.
-    pub name: String,
-    /// The header's text.
-    pub text: String,
-}
 
 /// What came out of one compilation.
 pub struct Compiled {
@@ -65,15 +58,9 @@ impl Nvrtc {
         if code == 0 { Ok((major, minor)) } else { Err(format!("nvrtcVersion returned {code}")) }
     }
 
-    /// Compiles `source`, called `name` in messages, for `architecture` (`sm_80`, `compute_80`).
-    pub fn compile(
-        &self,
-        name: &str,
-        source: &str,
-        headers: &[Header],
-        options: &[&str],
-    ) -> Outcome<Compiled> {
-        let program = Handle::create(self, name, source, headers)?;
+    /// Compiles `source`, called `name` in messages, with the headers that it finds at run time and no others.
+    pub fn compile(&self, name: &str, source: &str, options: &[&str]) -> Outcome<Compiled> {
+        let program = Handle::create(self, name, source)?;
         let options = options.iter().map(|option| c_string(option)).collect::<Outcome<Vec<_>>>()?;
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let count = c_int::try_from(pointers.len()).map_err(|_| "too many options".to_owned())?;
@@ -104,13 +91,13 @@ struct Handle<'a> {
 }
 
 impl<'a> Handle<'a> {
-    fn create(nvrtc: &'a Nvrtc, name: &str, source: &str, headers: &[Header]) -> Outcome<Self> {
+    fn create(nvrtc: &'a Nvrtc, name: &str, source: &str) -> Outcome<Self> {
         let (name, source) = (c_string(name)?, c_string(source)?);
-        let names = headers.iter().map(|header| c_string(&header.name)).collect::<Outcome<Vec<_>>>()?;
-        let texts = headers.iter().map(|header| c_string(&header.text)).collect::<Outcome<Vec<_>>>()?;
+        let names = CUDA_HEADERS.iter().map(|(name, _)| c_string(name)).collect::<Outcome<Vec<_>>>()?;
+        let texts = CUDA_HEADERS.iter().map(|(_, text)| c_string(text)).collect::<Outcome<Vec<_>>>()?;
         let name_pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
         let text_pointers: Vec<_> = texts.iter().map(|text| text.as_ptr()).collect();
-        let count = c_int::try_from(headers.len()).map_err(|_| "too many headers".to_owned())?;
+        let count = c_int::try_from(names.len()).map_err(|_| "too many headers".to_owned())?;
         let create = nvrtc.function::<Create>(c"nvrtcCreateProgram")?;
         let mut raw = ptr::null_mut();
         // SAFETY: all strings are NUL-terminated, both arrays hold `count` of them, and all outlive the call, which copies.
