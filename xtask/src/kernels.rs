@@ -1,8 +1,9 @@
 //! `cargo xtask kernels`: compiles every CUDA source for every architecture we promise, and looks at what it takes.
 
 use crate::nvrtc::Nvrtc;
+use crate::occupancy::resident_blocks;
 use crate::{Outcome, ptxas, workspace};
-use gatewarp::manifest;
+use gatewarp::manifest::{self, CudaKernel};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,7 @@ pub fn run(library: &Path, ptx: Ptx) -> Outcome {
         println!("{}", source.name);
         match source.compile(&nvrtc).and_then(|reports| source.portable(&nvrtc, ptx).map(|()| reports)) {
             Ok(reports) => {
-                entries += print_table(&reports);
+                entries += print_table(&source.name, &reports);
                 faults.extend(faults_of(&source.name, &reports));
                 faults.extend(unlike_manifest(&source.name, &reports));
             }
@@ -153,26 +154,32 @@ fn architectures(name: &str) -> &'static [&'static str] {
 }
 
 /// Prints a row per entry and returns the number of entries.
-fn print_table(reports: &Reports) -> usize {
+///
+/// Columns: registers a thread, bytes of shared memory (static and, where the manifest has the entry, dynamic), bytes of
+/// stack, bytes spilled, and blocks that fit on a multiprocessor at once.
+fn print_table(name: &str, reports: &Reports) -> usize {
     let mut rows: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (column, (_, report)) in reports.iter().enumerate() {
+    for (column, (architecture, report)) in reports.iter().enumerate() {
         for usage in &report.entries {
+            let row = row_of(name, &usage.entry);
+            let shared = usage.shared + row.map_or(0, |row| row.shared_bytes);
+            let blocks = row.and_then(|row| resident_blocks(architecture, usage, row));
+            let blocks = blocks.map_or("-".to_owned(), |blocks| blocks.to_string());
             // An entry may exist for some architectures only.
             let cells = rows.entry(&usage.entry).or_default();
             cells.resize(column, String::new());
             cells.push(format!(
-                "{:>4} {:>6} {:>6} {:>6}",
-                usage.registers, usage.shared, usage.stack, usage.spills
+                "{:>4} {shared:>6} {:>5} {:>6} {blocks:>6}",
+                usage.registers, usage.stack, usage.spills
             ));
         }
     }
     let width = rows.keys().map(|entry| entry.len()).max().unwrap_or(0).max(24);
-    let heading: String = reports.iter().map(|(name, _)| format!(" | {name:<25}")).collect();
+    let heading: String = reports.iter().map(|(name, _)| format!(" | {name:<31}")).collect();
     println!("  {:width$}{heading}", "");
-    let columns = " | regs shared  stack spills".repeat(reports.len());
-    println!("  {:width$}{columns}", "entry");
+    println!("  {:width$}{}", "entry", " | regs shared stack spills blocks".repeat(reports.len()));
     for (entry, cells) in &rows {
-        let cells: String = cells.iter().map(|cell| format!(" | {cell:<25}")).collect();
+        let cells: String = cells.iter().map(|cell| format!(" | {cell:<31}")).collect();
         println!("  {entry:width$}{cells}");
     }
     rows.len()
@@ -192,36 +199,37 @@ fn faults_of(name: &str, reports: &Reports) -> Vec<String> {
     faults
 }
 
-/// Registers of one block on a multiprocessor of any architecture here.
-const BLOCK_REGISTERS: u32 = 65_536;
-
 /// Where the file and the manifest's rows for it disagree: entries without a row, rows without an entry, and blocks that
-/// take more registers than there are.
+/// take more than a multiprocessor has.
 fn unlike_manifest(name: &str, reports: &Reports) -> Vec<String> {
     // The test kernels have no rows.
     let Some(file) = name.strip_prefix("kernels/") else { return Vec::new() };
-    let rows: Vec<_> = manifest::cuda().filter(|row| row.file == file).collect();
-    let usages: Vec<_> = reports.iter().flat_map(|(_, report)| &report.entries).collect();
     let mut faults = Vec::new();
-    for usage in &usages {
-        let Some(row) = rows.iter().find(|row| row.entry == usage.entry) else {
-            faults.push(format!("{name}: {} has no row in the manifest", usage.entry));
-            continue;
-        };
-        // Registers are given out in eights.
-        let taken = usage.registers.next_multiple_of(8) * row.block;
-        if taken > BLOCK_REGISTERS {
-            faults.push(format!(
-                "{name}: a block of {} takes {taken} registers of {BLOCK_REGISTERS}",
-                usage.entry
-            ));
+    for (architecture, report) in reports {
+        for usage in &report.entries {
+            match row_of(name, &usage.entry).map(|row| resident_blocks(architecture, usage, row)) {
+                None => faults.push(format!("{name}: {} has no row in the manifest", usage.entry)),
+                Some(Some(0)) => {
+                    faults
+                        .push(format!("{name} for {architecture}: a block of {} does not fit", usage.entry));
+                }
+                Some(_) => (),
+            }
         }
     }
-    let orphans = rows.iter().filter(|row| usages.iter().all(|usage| usage.entry != row.entry));
+    let compiled =
+        |entry| reports.iter().any(|(_, report)| report.entries.iter().any(|usage| usage.entry == entry));
+    let orphans = manifest::cuda().filter(|row| row.file == file && !compiled(row.entry));
     faults.extend(orphans.map(|row| format!("{name} lacks the manifest's entry {}", row.entry)));
     faults.sort();
     faults.dedup();
     faults
+}
+
+/// The manifest's row for an entry of a file.
+fn row_of(name: &str, entry: &str) -> Option<&'static CudaKernel> {
+    let file = name.strip_prefix("kernels/")?;
+    manifest::cuda().find(|row| row.file == file && row.entry == entry)
 }
 
 #[cfg(test)]

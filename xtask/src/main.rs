@@ -14,6 +14,7 @@ mod bundle;
 mod kernels;
 mod libtest;
 mod nvrtc;
+mod occupancy;
 mod process;
 mod ptxas;
 mod setup;
