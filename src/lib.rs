@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod attention;
+pub mod conformance;
 pub mod device;
 mod dtype;
 mod error;
