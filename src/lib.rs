@@ -3,12 +3,14 @@
 #![deny(unsafe_code)]
 
 pub mod attention;
+pub mod conformance;
 pub mod device;
 mod dtype;
 mod error;
 mod ids;
 mod layout;
 pub mod manifest;
+pub mod task_heads;
 pub mod tensor;
 mod validate;
 

@@ -3,10 +3,10 @@
 //! The launch paths check every call against its row; tests reflect every shader and kernel against its row; `cargo xtask`
 //! compiles the rows. Rows are data and are there whatever features are on.
 
-mod attention;
+pub(crate) mod attention;
 pub(crate) mod device;
 mod statevec;
-mod task_heads;
+pub(crate) mod task_heads;
 
 /// A CUDA kernel entry. Arguments are device pointers followed by one plain-data parameter struct, by value.
 #[derive(Debug)]
@@ -62,14 +62,34 @@ pub enum Access {
 /// Name of every shader's entry point; rows are told apart by [`WgslKernel::entry`].
 pub const WGSL_ENTRY_POINT: &str = "main";
 
-/// Headers that CUDA sources may include, by the path below `kernels/` under which they include them.
-pub const CUDA_HEADERS: &[(&str, &str)] = &[("device.cuh", DEVICE_CUH)];
-
-/// The header every CUDA source includes as `"device.cuh"`.
+/// The language of the CUDA sources: every hardware primitive beside its emulated twin.
 pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
+
+/// What a CUDA source may include, by the name it includes it by, with the text.
+pub const CUDA_HEADERS: &[(&str, &str)] = &[
+    ("device.cuh", DEVICE_CUH),
+    ("../device.cuh", DEVICE_CUH),
+    ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
+];
 
 /// The helpers put in front of every shader.
 pub const PRELUDE_WGSL: &str = include_str!("../../kernels/prelude.wgsl");
+
+impl CudaKernel {
+    /// A number that changes with the text that is compiled. Compiled forms carry it, so that none outlives its source:
+    /// PTX made beforehand starts with the line `// gatewarp` and this in 16 hexadecimal digits.
+    pub fn fingerprint(&self) -> u64 {
+        let texts = || [self.source].into_iter().chain(CUDA_HEADERS.iter().map(|&(_, text)| text));
+        let lengths = texts().flat_map(|text| (text.len() as u64).to_le_bytes());
+        fnv1a(lengths.chain(texts().flat_map(str::bytes)))
+    }
+}
+
+/// FNV-1a: stable between runs and builds, which the standard hasher is not.
+pub(crate) fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let mix = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, mix)
+}
 
 impl WgslKernel {
     /// The complete shader text: constants, prelude, source.
@@ -92,4 +112,29 @@ pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
     [device::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL].into_iter().flatten().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fnv1a_is_the_published_one() {
+        assert_eq!(fnv1a(*b"a"), 0xaf63_dc4c_8601_ec8c);
+    }
+
+    #[test]
+    fn a_fingerprint_follows_the_source() {
+        let row = |source| CudaKernel {
+            entry: "x",
+            file: "x.cu",
+            source,
+            block: 32,
+            pointers: &[],
+            params: 0,
+            shared_bytes: 0,
+        };
+        assert_eq!(row("a").fingerprint(), row("a").fingerprint());
+        assert_ne!(row("a").fingerprint(), row("b").fingerprint());
+    }
 }

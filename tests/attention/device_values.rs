@@ -1,38 +1,28 @@
 //! Values that only the device can see.
 
-use crate::launch::Launch;
+use crate::launch::{Integers, Launch};
 use crate::support::attention_case::{Case, Offset, Stream, non_empty_case};
 use crate::support::compare::same_bits;
 use crate::support::devices::TestDevice;
 use crate::support::property::{CASES, check};
 use crate::support::random::Random;
 use gatewarp::attention::WantGradients;
-use gatewarp::{Backend, Device, Error, Tensor};
+use gatewarp::{Backend, DType, Device, Error};
 use proptest::strategy::Strategy;
 
 /// Lengths on `device` with sample `bad` out of range, in a random integer type.
-fn spoiled(device: &Device, lengths: &[usize], bad: usize, slots: usize, random: &mut Random) -> Tensor {
-    let shape = [lengths.len()];
-    let with = |value: i64| -> Vec<i64> {
-        lengths.iter().enumerate().map(|(b, &n)| if b == bad { value } else { n as i64 }).collect()
-    };
+fn spoiled(device: &Device, lengths: &[usize], bad: usize, slots: usize, random: &mut Random) -> Integers {
     let slots = slots as i64;
-    let tensor = match random.below(3) {
-        // The low word of the last two is a legal length.
-        0 => {
-            let value = [-1, slots + 1, i64::MIN, (1 << 32) + 1, -(1 << 32)][random.below(5)];
-            Tensor::from_slice(device, &with(value), &shape)
-        }
-        1 => {
-            let value = [slots + 1, u32::MAX.into(), 1 << 31][random.below(3)];
-            Tensor::from_slice(device, &with(value).iter().map(|&x| x as u32).collect::<Vec<_>>(), &shape)
-        }
-        _ => {
-            let value = [-1, slots + 1, i32::MIN.into(), i32::MAX.into()][random.below(4)];
-            Tensor::from_slice(device, &with(value).iter().map(|&x| x as i32).collect::<Vec<_>>(), &shape)
-        }
+    // The low word of the last two i64 is a legal length.
+    let (dtype, choices) = match random.below(3) {
+        0 => (DType::I64, vec![-1, slots + 1, i64::MIN, 1 << 32, -(1 << 32)]),
+        1 => (DType::U32, vec![slots + 1, u32::MAX.into(), 1 << 31]),
+        _ => (DType::I32, vec![-1, slots + 1, i32::MIN.into(), i32::MAX.into()]),
     };
-    tensor.expect("a list of lengths")
+    let value = choices[random.below(choices.len())];
+    let with: Vec<i64> =
+        lengths.iter().enumerate().map(|(b, &n)| if b == bad { value } else { n as i64 }).collect();
+    Integers::new(device, &with, dtype, random)
 }
 
 /// Whether sample `bad` is NaN throughout and the others have the bits of `want`.

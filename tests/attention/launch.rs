@@ -10,7 +10,7 @@ use gatewarp::attention::{
     ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, QueryOffset, WantGradients,
     attention_backward_into, attention_forward_into,
 };
-use gatewarp::{Device, Layout, Tensor};
+use gatewarp::{DType, Device, Layout, Tensor, TensorRef};
 
 /// Inputs on a device.
 pub struct Launch {
@@ -23,9 +23,9 @@ pub struct Launch {
     v: Strided,
     grad_o: Strided,
     grad_lse: Strided,
-    offset: Option<Tensor>,
+    offset: Option<Integers>,
     fixed_offset: Option<i64>,
-    kv_len: Option<Tensor>,
+    kv_len: Option<Integers>,
     heads: Option<Heads>,
 }
 
@@ -55,19 +55,45 @@ pub struct GradientRun {
     pub drow_scale: Option<Vec<f32>>,
 }
 
-/// `[batch]` integers in a random type and place: the host's memory or the device's.
-pub fn integers(device: &Device, values: &[i64], random: &mut Random) -> Tensor {
-    let place = if random.one_in(2) { Device::cpu() } else { device.clone() };
-    let smallest = values.iter().copied().min().unwrap_or(0);
-    let shape = [values.len()];
-    let tensor = match random.below(3) {
-        0 => Tensor::from_slice(&place, values, &shape),
-        1 if smallest >= 0 => {
-            Tensor::from_slice(&place, &values.iter().map(|&x| x as u32).collect::<Vec<_>>(), &shape)
+/// `[batch]` integers in memory of their own, with gaps.
+pub struct Integers {
+    memory: Tensor,
+    layout: Layout,
+}
+
+impl Integers {
+    /// In a random type and stride, in the host's memory or the device's.
+    pub fn anywhere(device: &Device, values: &[i64], random: &mut Random) -> Self {
+        let place = if random.one_in(2) { Device::cpu() } else { device.clone() };
+        let fits_u32 = values.iter().all(|&x| u32::try_from(x).is_ok());
+        let kinds = [DType::I64, DType::I32, if fits_u32 { DType::U32 } else { DType::I32 }];
+        Self::new(&place, values, kinds[random.below(3)], random)
+    }
+
+    /// In a random stride. What lies between the elements is no legal length.
+    pub fn new(device: &Device, values: &[i64], dtype: DType, random: &mut Random) -> Self {
+        let (stride, offset) = (1 + random.below(3), random.below(3));
+        let layout = Layout::new(&[values.len()], &[stride], offset).expect("a layout of integers");
+        let mut words = vec![-7; layout.end().max(1)];
+        for (b, &value) in values.iter().enumerate() {
+            words[offset + b * stride] = value;
         }
-        _ => Tensor::from_slice(&place, &values.iter().map(|&x| x as i32).collect::<Vec<_>>(), &shape),
-    };
-    tensor.expect("a list of integers")
+        let shape = [words.len()];
+        let memory = match dtype {
+            DType::U32 => {
+                Tensor::from_slice(device, &words.iter().map(|&x| x as u32).collect::<Vec<_>>(), &shape)
+            }
+            DType::I32 => {
+                Tensor::from_slice(device, &words.iter().map(|&x| x as i32).collect::<Vec<_>>(), &shape)
+            }
+            _ => Tensor::from_slice(device, &words, &shape),
+        };
+        Self { memory: memory.expect("a list of integers"), layout }
+    }
+
+    fn view(&self) -> TensorRef<'_> {
+        self.memory.view().with_layout(self.layout).expect("the layout fits its allocation")
+    }
 }
 
 fn unsigned(device: &Device, values: &[usize], shape: &[usize]) -> Tensor {
@@ -114,9 +140,9 @@ impl Launch {
         let (offset, fixed_offset) = match data.offset {
             Offset::BottomRight => (None, None),
             Offset::At(at) => (None, Some(at)),
-            Offset::PerSample => (Some(integers(device, &p.offset, &mut places)), None),
+            Offset::PerSample => (Some(Integers::anywhere(device, &p.offset, &mut places)), None),
         };
-        let kv_len = data.own_lengths.then(|| integers(device, &lengths, &mut places));
+        let kv_len = data.own_lengths.then(|| Integers::anywhere(device, &lengths, &mut places));
         let heads = p.active.as_ref().map(|active| Self::heads(device, p, active, seed));
         let (device, problem, scale) = (device.clone(), p.clone(), data.scale);
         Self { device, seed, problem, scale, q, k, v, grad_o, grad_lse, offset, fixed_offset, kv_len, heads }
@@ -142,7 +168,7 @@ impl Launch {
     }
 
     /// Replaces the lengths by these, in device memory, unchecked.
-    pub fn set_lengths(&mut self, lengths: Tensor) {
+    pub fn set_lengths(&mut self, lengths: Integers) {
         self.kv_len = Some(lengths);
     }
 
@@ -156,7 +182,7 @@ impl Launch {
                 (None, Some(at)) => QueryOffset::At(at),
                 (None, None) => QueryOffset::BottomRight,
             },
-            kv_len: self.kv_len.as_ref().map(Tensor::view),
+            kv_len: self.kv_len.as_ref().map(Integers::view),
             heads: self.heads.as_ref().map(|heads| ActiveHeads {
                 order: heads.order.view(),
                 kv_order: heads.kv_order.view(),
@@ -261,32 +287,21 @@ impl Launch {
         self.read_backward(&outputs)
     }
 
-    /// Reads what a backward pass left.
+    /// Reads what a backward pass left: gradients everywhere (0 for heads that take no part), row-scale derivatives for the
+    /// rows of active heads.
     pub fn read_backward(&self, outputs: &[Option<Guarded>; 4]) -> Result<GradientRun, String> {
         let p = &self.problem;
-        let group = p.q_heads / p.kv_heads;
-        let active = |row: usize| {
-            let pair = row / p.q_len;
-            p.is_active(pair / p.q_heads, pair % p.q_heads)
-        };
-        let key_active = |row: usize| {
-            let pair = row / p.kv_slots;
-            let (b, first) = (pair / p.kv_heads, pair % p.kv_heads * group);
-            (first..first + group).any(|h| p.is_active(b, h))
-        };
+        let active = |row: usize| p.is_active(row / p.q_len / p.q_heads, row / p.q_len % p.q_heads);
         let [dq, dk, dv, drow_scale] = outputs;
-        let read = |name: &str, output: &Option<Guarded>, written: &dyn Fn(usize) -> bool| {
-            output
-                .as_ref()
-                .map(|output| output.read_where(name, written))
-                .transpose()
-                .map_err(|error| self.say(error))
+        let read = |name: &str, output: &Option<Guarded>| {
+            output.as_ref().map(|output| output.read(name)).transpose().map_err(|error| self.say(error))
         };
+        let rows = drow_scale.as_ref().map(|output| output.read_where("drow_scale", active));
         let run = GradientRun {
-            dq: read("dq", dq, &|at| active(at / p.head_dim))?,
-            dk: read("dk", dk, &|at| key_active(at / p.head_dim))?,
-            dv: read("dv", dv, &|at| key_active(at / p.value_dim))?,
-            drow_scale: read("drow_scale", drow_scale, &active)?,
+            dq: read("dq", dq)?,
+            dk: read("dk", dk)?,
+            dv: read("dv", dv)?,
+            drow_scale: rows.transpose().map_err(|error| self.say(error))?,
         };
         self.check_inputs().map_err(|error| self.say(error))?;
         Ok(run)
@@ -324,13 +339,16 @@ pub fn check_backward(run: &GradientRun, problem: &Attention, want: &Gradients) 
         ("dq", &run.dq, &want.dq, &allowed.dq),
         ("dk", &run.dk, &want.dk, &allowed.dk),
         ("dv", &run.dv, &want.dv, &allowed.dv),
-        ("drow_scale", &run.drow_scale, &want.drow_scale, &allowed.drow_scale),
     ];
     for (name, got, want, allowed) in checks {
-        let Some(got) = got else { continue };
-        // Poison marks what an active-heads launch leaves alone; `read_where` has checked that it is just that.
-        let written = |at: usize| p.active.is_none() || got[at].to_bits() != crate::support::guarded::POISON;
-        close(name, &where_written(got, want, written), want, allowed)?;
+        if let Some(got) = got {
+            close(name, got, want, allowed)?;
+        }
+    }
+    if let Some(got) = &run.drow_scale {
+        let active = |row: usize| p.is_active(row / p.q_len / p.q_heads, row / p.q_len % p.q_heads);
+        let got = where_written(got, &want.drow_scale, active);
+        close("drow_scale", &got, &want.drow_scale, &allowed.drow_scale)?;
     }
     Ok(())
 }

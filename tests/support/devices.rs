@@ -108,7 +108,6 @@ fn trial(test: &'static Test, slot: &Slot) -> Trial {
     match slot {
         Slot::Found(device) => {
             let device = Arc::clone(device);
-            let kind = device.handles[0].name();
             Trial::test(format!("{}::{}", device.name, test.name), move || {
                 // A panic in another test poisons the lock and says nothing about the device.
                 let outcome = if test.alone {
@@ -120,14 +119,11 @@ fn trial(test: &'static Test, slot: &Slot) -> Trial {
                 };
                 outcome.map_err(Failed::from)
             })
-            .with_kind(kind)
         }
         Slot::Missing { name, reason } => {
             let message = format!("{name} is not there: {reason}");
-            // The reason is part of the listing; one line, whatever a driver says.
-            let short: String = reason.split_whitespace().collect::<Vec<_>>().join(" ");
             Trial::test(format!("{name}::{}", test.name), move || Err(Failed::from(message)))
-                .with_kind(format!("missing: {short}"))
+                .with_kind("missing")
                 .with_ignored_flag(!required(name))
         }
     }
@@ -146,6 +142,12 @@ pub fn run_where(is_wanted: fn(&str) -> bool, tests: &'static [Test]) -> Conclus
         Slot::Found(device) => is_wanted(&device.name),
         Slot::Missing { name, .. } => is_wanted(name),
     });
+    for slot in &slots {
+        match slot {
+            Slot::Found(device) => eprintln!("{}: {}", device.name, device.handles[0].name()),
+            Slot::Missing { name, reason } => eprintln!("{name}: ignored, {reason}"),
+        }
+    }
     let mut trials: Vec<Trial> =
         slots.iter().flat_map(|slot| tests.iter().map(move |test| trial(test, slot))).collect();
     trials.extend(unknown_requirements());

@@ -62,8 +62,9 @@ pub struct Gradients {
     pub drow_scale_terms: Vec<f64>,
 }
 
-/// Below this an f32 exponential may have been flushed to zero: a probability's absolute error, whatever its size.
-const FLUSHED: f64 = 1.0 / (1u128 << 120) as f64;
+/// What a probability's terms hold at least: an f32 exponential below 2⁻¹²⁵ may be flushed to zero, which is an absolute
+/// error of 2⁻¹²⁵ = 16u·2⁻¹⁰⁵, and tolerances are 16u times the terms.
+const FLUSHED: f64 = 1.0 / (1u128 << 105) as f64;
 
 /// The softmax of one query row.
 struct Row {

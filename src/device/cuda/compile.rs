@@ -7,7 +7,7 @@ mod cache;
 mod nvrtc;
 
 use crate::error::{Error, Result};
-use crate::manifest::{CUDA_HEADERS, CudaKernel};
+use crate::manifest::{CUDA_HEADERS, CudaKernel, fnv1a};
 use cache::Cache;
 use nvrtc::Nvrtc;
 use std::fmt;
@@ -55,7 +55,7 @@ fn shipped_ptx(folder: &Path, kernel: &CudaKernel, target: &str) -> Option<Vec<u
     let stem = kernel.file.strip_suffix(".cu").unwrap_or(kernel.file);
     let text = std::fs::read_to_string(folder.join(format!("{stem}.{target}.ptx"))).ok()?;
     let written_for = text.lines().next()?.strip_prefix("// gatewarp ")?;
-    let current = written_for == format!("{:016x}", fingerprint(&source_texts(kernel)));
+    let current = written_for == format!("{:016x}", kernel.fingerprint());
     current.then(|| [text.as_bytes(), b"\0"].concat())
 }
 
@@ -68,8 +68,8 @@ fn compiled(
     let supported = nvrtc.supports(architecture.major * 10 + architecture.minor);
     let target = if supported { architecture.to_string() } else { FALLBACK.into() };
     let options = [format!("--gpu-architecture={target}"), "--std=c++17".into()];
-    let (joined, version) = (options.join(" "), nvrtc.version());
-    let key = fingerprint(&[source_texts(kernel).as_slice(), &[&joined, &version]].concat());
+    let how = format!("{} {}", nvrtc.version(), options.join(" "));
+    let key = fnv1a([how.as_bytes(), &kernel.fingerprint().to_le_bytes()].concat());
     let name = format!("{}-{target}-{key:016x}", kernel.file.replace(['/', '.'], "-"));
     if let Some(image) = cache.and_then(|cache| cache.read(&name)) {
         return Ok(image);
@@ -83,21 +83,6 @@ fn compiled(
     Ok(image)
 }
 
-/// What the module of `kernel`'s file is made of: its own text, and every header it could include.
-fn source_texts(kernel: &CudaKernel) -> Vec<&'static str> {
-    std::iter::once(kernel.source).chain(CUDA_HEADERS.iter().map(|header| header.1)).collect()
-}
-
-/// FNV-1a over the parts and their lengths: stable between runs and builds, which the standard hasher is not.
-fn fingerprint(parts: &[&str]) -> u64 {
-    let lengths = parts.iter().flat_map(|part| (part.len() as u64).to_le_bytes());
-    fnv1a(lengths.chain(parts.iter().flat_map(|part| part.bytes())))
-}
-
-fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,7 +90,7 @@ mod tests {
     const ROW: CudaKernel = CudaKernel {
         entry: "doubled",
         file: "probe/doubled.cu",
-        source: "#include \"device.cuh\"\nextern \"C\" __global__ void doubled(float* x) { x[threadIdx.x] *= 2.0f; }\n",
+        source: "#include \"../device.cuh\"\nextern \"C\" __global__ void doubled(float* x) { x[threadIdx.x] *= 2.0f; }\n",
         block: 32,
         pointers: &["x"],
         params: 0,
@@ -119,19 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_tell_parts_apart() {
-        assert_ne!(fingerprint(&["ab", "c"]), fingerprint(&["a", "bc"]));
-        assert_eq!(fnv1a(b"a".iter().copied()), 0xaf63_dc4c_8601_ec8c); // the published test vector
-    }
-
-    #[test]
     fn shipped_ptx_of_another_source_is_not_used() {
         let folder = cache::tests::scratch("shipped");
         let file = folder.join("probe/doubled.compute_80.ptx");
         std::fs::create_dir_all(folder.join("probe")).unwrap();
         std::fs::write(&file, "// gatewarp 0123456789abcdef\n.version 8.0\n").unwrap();
         assert_eq!(shipped_ptx(&folder, &ROW, FALLBACK), None);
-        let current = fingerprint(&source_texts(&ROW));
+        let current = ROW.fingerprint();
         let text = format!("// gatewarp {current:016x}\n.version 8.0\n");
         std::fs::write(&file, &text).unwrap();
         assert_eq!(shipped_ptx(&folder, &ROW, FALLBACK), Some([text.as_bytes(), b"\0"].concat()));

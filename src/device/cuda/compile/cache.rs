@@ -1,6 +1,6 @@
 //! Compiled kernels on disk, so that a process pays for NVRTC once per source and not once per start.
 
-use super::fnv1a;
+use crate::manifest::fnv1a;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

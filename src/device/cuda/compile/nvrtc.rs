@@ -152,31 +152,30 @@ impl Nvrtc {
         cubin: bool,
     ) -> std::result::Result<Vec<u8>, String> {
         let text = |s: &str| CString::new(s).map_err(|_| format!("{name}: a text holds a NUL byte"));
-        let (name, source) = (text(name)?, text(source)?);
-        let texts = |all: Vec<&str>| all.into_iter().map(text).collect::<std::result::Result<Vec<_>, _>>();
-        let include_names = texts(headers.iter().map(|header| header.0).collect())?;
-        let header_texts = texts(headers.iter().map(|header| header.1).collect())?;
+        let (source, title) = (text(source)?, text(name)?);
+        let texts =
+            |strings: Vec<&str>| strings.into_iter().map(text).collect::<std::result::Result<Vec<_>, _>>();
+        let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).collect::<Vec<_>>();
+        let include_names = texts(headers.iter().map(|&(name, _)| name).collect())?;
+        let header_texts = texts(headers.iter().map(|&(_, text)| text).collect())?;
         let options = texts(options.iter().map(String::as_str).collect())?;
-        let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).collect::<Vec<*const c_char>>();
-        let (include_names_at, header_texts_at) = (pointers(&include_names), pointers(&header_texts));
-        let options_at = pointers(&options);
-        let too_many = |_| format!("{}: too many headers", self.version());
-        let header_count = c_int::try_from(headers.len()).map_err(too_many)?;
         let mut program = ptr::null_mut();
-        // SAFETY: NUL-terminated strings that live to the end of this function, and as many headers as said in each list.
+        let (text_pointers, name_pointers) = (pointers(&header_texts), pointers(&include_names));
+        // SAFETY: NUL-terminated strings that live to the end of this function, as many of each list as said.
         self.check(unsafe {
             (self.create)(
                 &mut program,
                 source.as_ptr(),
-                name.as_ptr(),
-                header_count,
-                header_texts_at.as_ptr(),
-                include_names_at.as_ptr(),
+                title.as_ptr(),
+                headers.len() as c_int,
+                text_pointers.as_ptr(),
+                name_pointers.as_ptr(),
             )
         })?;
         let session = Session { nvrtc: self, program };
         // SAFETY: a live program, and as many options as said.
-        let code = unsafe { (self.compile)(session.program, options_at.len() as c_int, options_at.as_ptr()) };
+        let code =
+            unsafe { (self.compile)(session.program, options.len() as c_int, pointers(&options).as_ptr()) };
         if let Err(error) = self.check(code) {
             let log = self.output(&session, self.log).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
