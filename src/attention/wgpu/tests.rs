@@ -360,7 +360,12 @@ fn forward_and_backward_follow_the_formulas() {
 }
 
 /// All outputs of one call: o, lse, dq, dk, dv.
-fn all(device: &Device, sizes: [usize; 7], inputs: [&[f32]; 4], options: &AttentionOptions<'_>) -> [Vec<f32>; 5] {
+fn all(
+    device: &Device,
+    sizes: [usize; 7],
+    inputs: [&[f32]; 4],
+    options: &AttentionOptions<'_>,
+) -> [Vec<f32>; 5] {
     let [batch, hq, hk, sq, sk, d, dv] = sizes;
     let tensor = |data: &[f32], shape: &[usize]| Tensor::from_slice(device, data, shape).unwrap();
     let (q, k) = (tensor(inputs[0], &[batch, hq, sq, d]), tensor(inputs[1], &[batch, hk, sk, d]));
@@ -400,12 +405,15 @@ fn nan_reaches_those_who_see_it_and_nobody_else() {
     for (pair, at) in [(0, 0), (1, 31), (2, 32), (3, 50), (3, 74)] {
         // Of elements [pair, row, d] and of rows.
         let place = |i: usize, width: usize| (i / width / s, i / width % s);
-        for (input, bad) in [(0, f32::NAN), (1, f32::NAN), (1, f32::INFINITY), (2, f32::NAN), (2, f32::NEG_INFINITY)] {
+        for (input, bad) in
+            [(0, f32::NAN), (1, f32::NAN), (1, f32::INFINITY), (2, f32::NAN), (2, f32::NEG_INFINITY)]
+        {
             let mut dirty = inputs.clone();
             dirty[input][(pair * s + at) * d + 3] = bad;
             let got = views(&dirty);
             // Queries that meet the bad key or value, or the bad query itself.
-            let row_is_bad = |p: usize, row: usize| p == pair && if input == 0 { row == at } else { row >= at };
+            let row_is_bad =
+                |p: usize, row: usize| p == pair && if input == 0 { row == at } else { row >= at };
             if bad.is_nan() {
                 let whole_row = |i: usize| {
                     let (p, row) = place(i, d);
@@ -429,11 +437,19 @@ fn nan_reaches_those_who_see_it_and_nobody_else() {
                         _ => p == pair,
                     };
                     let same = got[e].to_bits() == clean[e].to_bits();
-                    assert!(same || may_differ, "{name}[{e}] is {}, {} without {bad} in {input}", got[e], clean[e]);
+                    assert!(
+                        same || may_differ,
+                        "{name}[{e}] is {}, {} without {bad} in {input}",
+                        got[e],
+                        clean[e]
+                    );
                 }
                 if i == 2 && bad.is_nan() {
                     let (from, to) = ((pair * s + at) * d, (pair * s + at + 1) * d);
-                    assert!(got[from..to].iter().any(|x| x.is_nan()), "NaN in input {input} did not reach its dq");
+                    assert!(
+                        got[from..to].iter().any(|x| x.is_nan()),
+                        "NaN in input {input} did not reach its dq"
+                    );
                 }
             }
         }
@@ -476,8 +492,12 @@ fn a_sample_has_the_same_bits_alone_and_in_a_batch() {
     let Some(device) = device() else { return };
     let (batch, hq, hk, sq, sk, d) = (5, 4, 2, 70, 90, 24);
     let mut r = Random(11);
-    let inputs =
-        [r.values(batch * hq * sq * d), r.values(batch * hk * sk * d), r.values(batch * hk * sk * d), r.values(batch * hq * sq * d)];
+    let inputs = [
+        r.values(batch * hq * sq * d),
+        r.values(batch * hk * sk * d),
+        r.values(batch * hk * sk * d),
+        r.values(batch * hq * sq * d),
+    ];
     let lengths = [90u32, 3, 64, 0, 31];
     let run = |from: usize, count: usize| {
         let part = |i: usize| {

@@ -239,6 +239,9 @@ impl WgpuDevice {
 
     /// Queues one kernel. Bindings in the row's order; `None` binds a small dummy buffer.
     ///
+    /// The row is a `static`: its address names the compiled pipeline. Launches run in the order of the calls, at the latest
+    /// when something waits for them; their buffers may be dropped at once.
+    ///
     /// A dispatch of zero workgroups is legal and does nothing.
     ///
     /// # Errors
@@ -256,7 +259,7 @@ impl WgpuDevice {
 
     /// Most workgroups a persistent kernel asks for: enough to fill any device, few enough to be cheap on a small one.
     pub(crate) fn persistent_workgroups(&self) -> u32 {
-        const MANY: u32 = 1024;
+        const MANY: u32 = 4096;
         MANY.min(self.core.limits.max_compute_workgroups_per_dimension)
     }
 
