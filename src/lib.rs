@@ -9,6 +9,7 @@ mod error;
 mod ids;
 mod layout;
 pub mod manifest;
+pub mod statevec;
 pub mod tensor;
 mod validate;
 
