@@ -192,6 +192,10 @@ impl Tensor {
     pub fn device(&self) -> &Device {
         &self.device
     }
+
+    pub(crate) fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
 }
 
 impl<'a> TensorRef<'a> {

@@ -13,6 +13,7 @@ pub use probe::{Candidate, DeviceReport};
 pub(crate) use status::{STATUS_WORDS, Status};
 
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 use std::fmt;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use std::sync::Arc;
@@ -48,6 +49,16 @@ pub enum Schedule {
     Reversed,
     /// Seeded pseudo-random.
     Random(u64),
+}
+
+/// Bytes that kernels moved between global memory and the device. Counted by the CUDA emulator, for tests.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes read.
+    pub bytes_loaded: u64,
+    /// Bytes written.
+    pub bytes_stored: u64,
 }
 
 /// A device that tensors live on and operations run on. Cheap to clone; clones are the same device.
@@ -157,6 +168,37 @@ impl Device {
             Kind::Wgpu(device) => device.synchronize(),
             #[cfg(feature = "cuda")]
             Kind::Cuda(device) => device.synchronize(),
+        }
+    }
+
+    /// What kernels have read and written in `tensor`'s memory since it was made or reset; `None` off the emulator.
+    #[doc(hidden)]
+    pub fn emulated_traffic(tensor: &Tensor) -> Option<Traffic> {
+        match tensor.buffer() {
+            #[cfg(feature = "cuda")]
+            Buffer::Cuda(buffer) => buffer.traffic(),
+            _ => None,
+        }
+    }
+
+    /// Zeroes the counts of [`Device::emulated_traffic`].
+    #[doc(hidden)]
+    pub fn reset_emulated_traffic(tensor: &Tensor) {
+        #[cfg(feature = "cuda")]
+        if let Buffer::Cuda(buffer) = tensor.buffer() {
+            buffer.reset_traffic();
+        }
+        #[cfg(not(feature = "cuda"))]
+        let _ = tensor;
+    }
+
+    /// What the last kernel launched by this thread has read and written in all; `None` off the emulator.
+    #[doc(hidden)]
+    pub fn emulated_last_launch(&self) -> Option<Traffic> {
+        match &self.0 {
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(device) => device.last_launch(),
+            _ => None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! compiles the rows. Rows are data and are there whatever features are on.
 
 mod attention;
+pub(crate) mod device;
 mod statevec;
 mod task_heads;
 
@@ -87,5 +88,5 @@ pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
 
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
-    [attention::WGSL, task_heads::WGSL, statevec::WGSL].into_iter().flatten().copied()
+    [device::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL].into_iter().flatten().copied()
 }
