@@ -327,7 +327,13 @@ impl Circuit {
     }
 
     /// OpenQASM's `U(θ, φ, λ)`.
-    pub fn u3(&mut self, q: usize, theta: impl Into<Parameter>, phi: impl Into<Parameter>, lambda: impl Into<Parameter>) -> Result<&mut Self> {
+    pub fn u3(
+        &mut self,
+        q: usize,
+        theta: impl Into<Parameter>,
+        phi: impl Into<Parameter>,
+        lambda: impl Into<Parameter>,
+    ) -> Result<&mut Self> {
         self.push(Gate::U3(theta.into(), phi.into(), lambda.into()), &[q])
     }
 
@@ -402,10 +408,13 @@ fn check_size(gate: &Gate, targets: usize) -> Result<()> {
         Gate::Swap | Gate::ISwap | Gate::ISwapDg | Gate::Rxx(_) | Gate::Ryy(_) | Gate::Rzz(_) => 2,
         Gate::Matrix(entries) | Gate::Diagonal(entries) => {
             let diagonal = matches!(gate, Gate::Diagonal(_));
-            let (limit, power) =
-                if diagonal { (MAX_DIAGONAL_QUBITS, 1) } else { (MAX_MATRIX_QUBITS, 2) };
+            let (limit, power) = if diagonal { (MAX_DIAGONAL_QUBITS, 1) } else { (MAX_MATRIX_QUBITS, 2) };
             if targets == 0 || targets > limit {
-                return Err(Error::argument(OP, "targets", format!("are {targets} qubits, outside 1..={limit}")));
+                return Err(Error::argument(
+                    OP,
+                    "targets",
+                    format!("are {targets} qubits, outside 1..={limit}"),
+                ));
             }
             if entries.len() != 1 << (power * targets) {
                 let reason = format!(

@@ -114,8 +114,9 @@ impl FromStr for PauliSum {
         let mut starts = vec![0];
         let bytes = text.as_bytes();
         for i in 1..bytes.len() {
-            let exponent =
-                matches!(bytes[i - 1], b'e' | b'E') && i >= 2 && (bytes[i - 2].is_ascii_digit() || bytes[i - 2] == b'.');
+            let exponent = matches!(bytes[i - 1], b'e' | b'E')
+                && i >= 2
+                && (bytes[i - 2].is_ascii_digit() || bytes[i - 2] == b'.');
             if matches!(bytes[i], b'+' | b'-') && !exponent && !text[..i].trim().is_empty() {
                 starts.push(i);
             }

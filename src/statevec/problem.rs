@@ -77,7 +77,9 @@ impl<'a> Values<'a> {
             return Ok(Self::Borrowed(tensor.clone()));
         }
         let (values, _) = host::<f32>(tensor);
-        if let Some(bad) = tensor.layout().indices().map(|i| values[i - tensor.layout().offset()]).find(|v| !v.is_finite()) {
+        if let Some(bad) =
+            tensor.layout().indices().map(|i| values[i - tensor.layout().offset()]).find(|v| !v.is_finite())
+        {
             return Err(Error::argument(op, arg, format!("holds {bad}, which is not finite")));
         }
         if device.backend() == Backend::Cpu {
@@ -130,7 +132,8 @@ impl<'a> Problem<'a> {
         validate::tensor(self.op, "out", out.as_ref(), dtype, &self.device)?;
         validate::last_contiguous(self.op, "out", out.as_ref())?;
         let (theta, inputs) = (self.theta.view(), self.inputs.view());
-        let given = [("theta", theta.as_ref()), ("inputs", inputs.as_ref()), ("initial", self.initial.as_ref())];
+        let given =
+            [("theta", theta.as_ref()), ("inputs", inputs.as_ref()), ("initial", self.initial.as_ref())];
         let given: Vec<_> = given.into_iter().filter_map(|(arg, tensor)| Some((arg, tensor?))).collect();
         validate::disjoint(self.op, &[("out", out.as_ref())], &given)
     }

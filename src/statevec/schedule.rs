@@ -47,8 +47,10 @@ impl<'a> Scheduler<'a> {
     fn run(mut self, look_ahead: bool) -> Vec<Group> {
         let mut groups = Vec::new();
         while !self.pending.is_empty() {
-            let mut open =
-                Open { space: self.forced.clone(), group: Group { directions: Vec::new(), steps: Vec::new() } };
+            let mut open = Open {
+                space: self.forced.clone(),
+                group: Group { directions: Vec::new(), steps: Vec::new() },
+            };
             self.take_closure(&mut open);
             while let Some(directions) = self.next(&open, look_ahead) {
                 for direction in directions {
@@ -123,7 +125,8 @@ impl<'a> Scheduler<'a> {
                 return Some(it.directions.clone());
             }
             let released = self.closure(&space);
-            let gain = released.iter().filter(|&&at| !self.steps[self.pending[at]].directions.is_empty()).count();
+            let gain =
+                released.iter().filter(|&&at| !self.steps[self.pending[at]].directions.is_empty()).count();
             // gain / new is larger: compared without division.
             if best.as_ref().is_none_or(|(g, n, _)| gain * n > g * new) {
                 best = Some((gain, new, it.directions.clone()));

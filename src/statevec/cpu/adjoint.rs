@@ -1,25 +1,30 @@
 //! The adjoint sweep: undoes operations on ψ and λ together and collects ∂/∂angle of Re⟨λ|ψ⟩ on the way.
 
-use super::exec::{Code, Op, Sweep};
+use super::exec::{Code, MAX_REGISTERS, Op, Sweep};
 use super::lanes::{Chunk, Lanes};
 use super::sweep::{is_lower, role_number, roles, shear_imag, shear_real, wide_rotation, with_flip};
 
-/// Undoes a sweep on ψ and λ. `gradients[accumulator]` gains ∂E/∂angle per lane, E = ⟨ψ|O|ψ⟩, λ = Oψ.
-#[inline(always)]
+/// Undoes sweeps, last first, on ψ and λ. `gradients[accumulator]` gains ∂E/∂angle per lane, E = ⟨ψ|O|ψ⟩, λ = Oψ.
+///
+/// The one place that compiles the loop, once per instruction set: it is large.
+#[inline(never)]
 pub(crate) fn undo(
     psi: &mut [Chunk],
     lambda: &mut [Chunk],
-    sweep: &Sweep,
+    sweeps: &[Sweep],
     table: &[Lanes],
     tile: u32,
     gradients: &mut [Lanes],
 ) {
-    match sweep.registers {
-        8 => undo_with::<8>(psi, lambda, sweep, table, tile, gradients),
-        4 => undo_with::<4>(psi, lambda, sweep, table, tile, gradients),
-        2 => undo_with::<2>(psi, lambda, sweep, table, tile, gradients),
-        _ => undo_with::<1>(psi, lambda, sweep, table, tile, gradients),
-    }
+    pulp::Arch::new().dispatch(|| {
+        for sweep in sweeps.iter().rev() {
+            // Four registers of each state fill the register file; only a three-qubit matrix needs eight.
+            match sweep.registers {
+                4 => undo_sweep::<4>(psi, lambda, sweep, table, tile, gradients),
+                _ => undo_sweep::<MAX_REGISTERS>(psi, lambda, sweep, table, tile, gradients),
+            }
+        }
+    });
 }
 
 /// Registers of ψ and of λ.
@@ -29,7 +34,7 @@ struct Pair<const N: usize> {
 }
 
 #[inline(always)]
-fn undo_with<const N: usize>(
+fn undo_sweep<const N: usize>(
     psi: &mut [Chunk],
     lambda: &mut [Chunk],
     sweep: &Sweep,
@@ -167,7 +172,10 @@ fn undo_imag<const N: usize, const FLIP: usize>(pair: &mut Pair<N>, c: &[Lanes],
 }
 
 #[inline(always)]
-fn undo_real_then_phase<const N: usize, const FLIP: usize>(pair: &mut Pair<N>, c: &[Lanes]) -> (Lanes, Lanes) {
+fn undo_real_then_phase<const N: usize, const FLIP: usize>(
+    pair: &mut Pair<N>,
+    c: &[Lanes],
+) -> (Lanes, Lanes) {
     let factor = Chunk { re: c[2], im: c[3] };
     let (t, s) = (Lanes::ZERO.sub(c[0]), Lanes::ZERO.sub(c[1]));
     let (mut rotation, mut phase) = (Lanes::ZERO, Lanes::ZERO);

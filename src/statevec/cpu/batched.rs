@@ -2,7 +2,7 @@
 
 use super::coefficients::Table;
 use super::lanes::{Chunk, Lanes, WIDTH};
-use super::{AngleGradients, Call, Gradient, Output, adjoint, readout, sweep};
+use super::{AngleGradients, Call, Gradient, Output, adjoint, readout, stored_bits, sweep};
 use num_complex::Complex32;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -30,7 +30,6 @@ fn samples_of(block: usize, batch: usize) -> [usize; WIDTH] {
 }
 
 /// Runs the circuit for one block.
-#[inline(always)]
 fn run(call: &Call<'_>, table: &mut Table, samples: &[usize; WIDTH], state: &mut [Chunk]) {
     let factor = table.specialise(call.forward, call.lowered, &call.values, samples);
     match call.initial {
@@ -39,7 +38,8 @@ fn run(call: &Call<'_>, table: &mut Table, samples: &[usize; WIDTH], state: &mut
             state[0] = factor;
         }
         Some((initial, step)) => {
-            for (i, chunk) in state.iter_mut().enumerate() {
+            state.fill(Chunk::ZERO);
+            for (i, chunk) in state[..1 << call.qubits].iter_mut().enumerate() {
                 for lane in 0..WIDTH {
                     let amplitude = initial[samples[lane] * step + i];
                     (chunk.re.0[lane], chunk.im.0[lane]) = (amplitude.re, amplitude.im);
@@ -49,23 +49,21 @@ fn run(call: &Call<'_>, table: &mut Table, samples: &[usize; WIDTH], state: &mut
         }
     }
     for trip in &call.forward.trips {
-        for sweep in &trip.sweeps {
-            sweep::run(state, sweep, &table.lanes, 0);
-        }
+        sweep::run(state, &trip.sweeps, &table.lanes, 0);
     }
 }
 
 pub(super) fn forward(call: &Call<'_>, output: Output<'_>) {
-    let states = 1usize << call.qubits;
+    let (states, chunks) = (1usize << call.qubits, 1usize << stored_bits(call.qubits));
     let arch = pulp::Arch::new();
     let table = Table::new(call.forward, call.lowered, &call.values);
     let stored: Vec<u32> = (0..states as u32).map(|index| call.lowered.frame.stored(index)).collect();
     match output {
         Output::States(out, step) => {
             let block = |table: &mut Table, (i, out): (usize, &mut [Complex32])| {
-                with_scratch(states, |state| {
+                with_scratch(chunks, |state| {
+                    run(call, table, &samples_of(i, call.batch), state);
                     arch.dispatch(|| {
-                        run(call, table, &samples_of(i, call.batch), state);
                         for (row, out) in out.chunks_mut(step).enumerate() {
                             for (amplitude, &at) in out[..states].iter_mut().zip(&stored) {
                                 let chunk = &state[at as usize];
@@ -79,9 +77,9 @@ pub(super) fn forward(call: &Call<'_>, output: Output<'_>) {
         }
         Output::Probabilities(out, step) => {
             let block = |table: &mut Table, (i, out): (usize, &mut [f32])| {
-                with_scratch(states, |state| {
+                with_scratch(chunks, |state| {
+                    run(call, table, &samples_of(i, call.batch), state);
                     arch.dispatch(|| {
-                        run(call, table, &samples_of(i, call.batch), state);
                         for (row, out) in out.chunks_mut(step).enumerate() {
                             for (probability, &at) in out[..states].iter_mut().zip(&stored) {
                                 let chunk = &state[at as usize];
@@ -96,9 +94,9 @@ pub(super) fn forward(call: &Call<'_>, output: Output<'_>) {
         }
         Output::Expectations { out, row_step, observables, groups } => {
             let block = |(table, values, sums): &mut Local, (i, out): (usize, &mut [f32])| {
-                with_scratch(states, |state| {
+                with_scratch(chunks, |state| {
+                    run(call, table, &samples_of(i, call.batch), state);
                     arch.dispatch(|| {
-                        run(call, table, &samples_of(i, call.batch), state);
                         sums.fill(0.0);
                         for group in groups {
                             readout::parts(state, group, 0, 0, values);
@@ -118,7 +116,7 @@ pub(super) fn forward(call: &Call<'_>, output: Output<'_>) {
                     });
                 });
             };
-            let init = || (table.clone(), vec![Lanes::ZERO; states], vec![0.0; observables * WIDTH]);
+            let init = || (table.clone(), vec![Lanes::ZERO; chunks], vec![0.0; observables * WIDTH]);
             out.par_chunks_mut(WIDTH * row_step).enumerate().for_each_init(init, block);
         }
     }
@@ -128,7 +126,7 @@ pub(super) fn forward(call: &Call<'_>, output: Output<'_>) {
 type Local = (Table, Vec<Lanes>, Vec<f64>);
 
 pub(super) fn gradient(call: &Call<'_>, request: &Gradient<'_>) -> AngleGradients {
-    let states = 1usize << call.qubits;
+    let chunks = 1usize << stored_bits(call.qubits);
     let arch = pulp::Arch::new();
     let angles = request.exec.gradients.len();
     let mut out = vec![0.0; call.batch * angles];
@@ -141,26 +139,24 @@ pub(super) fn gradient(call: &Call<'_>, request: &Gradient<'_>) -> AngleGradient
     );
     let block = |(forward, backward): &mut (Table, Table), (i, out): (usize, &mut [f64])| {
         let samples = samples_of(i, call.batch);
-        with_scratch(2 * states, |scratch| {
+        with_scratch(2 * chunks, |scratch| {
+            let (psi, lambda) = scratch.split_at_mut(chunks);
+            run(call, forward, &samples, psi);
             arch.dispatch(|| {
-                let (psi, lambda) = scratch.split_at_mut(states);
-                run(call, forward, &samples, psi);
                 let weight = |observable: usize| {
                     Lanes(samples.map(|sample| request.weights[sample * request.weight_step + observable]))
                 };
                 let weights: Vec<Lanes> = (0..request.observables).map(weight).collect();
                 readout::apply_observables(psi, request.groups, &weights, 0, 0, lambda);
-                backward.specialise(request.exec, call.lowered, &call.values, &samples);
-                let mut sums = vec![Lanes::ZERO; angles];
-                for trip in request.exec.trips.iter().rev() {
-                    for sweep in trip.sweeps.iter().rev() {
-                        adjoint::undo(psi, lambda, sweep, &backward.lanes, 0, &mut sums);
-                    }
-                }
-                for (row, out) in out.chunks_mut(angles).enumerate() {
-                    out.iter_mut().zip(&sums).for_each(|(out, sum)| *out = f64::from(sum.0[row]));
-                }
             });
+            backward.specialise(request.exec, call.lowered, &call.values, &samples);
+            let mut sums = vec![Lanes::ZERO; angles];
+            for trip in request.exec.trips.iter().rev() {
+                adjoint::undo(psi, lambda, &trip.sweeps, &backward.lanes, 0, &mut sums);
+            }
+            for (row, out) in out.chunks_mut(angles).enumerate() {
+                out.iter_mut().zip(&sums).for_each(|(out, sum)| *out = f64::from(sum.0[row]));
+            }
         });
     };
     out.par_chunks_mut(WIDTH * angles).enumerate().for_each_init(|| tables.clone(), block);

@@ -51,14 +51,11 @@ impl Table {
     /// Everything that does not depend on the sample.
     pub(crate) fn new(exec: &Exec, lowered: &Lowered, values: &Values<'_>) -> Self {
         let mut table = Self { lanes: vec![Lanes::ZERO; exec.table], sign: Lanes::ONE };
-        for recipe in exec.recipes.iter().filter(|recipe| !varies(lowered, recipe)) {
-            table.fill(lowered, recipe, values, &[0; WIDTH]);
-        }
+        table.fill_where(exec, lowered, values, &[0; WIDTH], false);
         table
     }
 
     /// The coefficients of the samples `samples`, one per lane; returns the factor of their states (sign, global phase).
-    #[inline(always)]
     pub(crate) fn specialise(
         &mut self,
         exec: &Exec,
@@ -67,9 +64,7 @@ impl Table {
         samples: &[usize; WIDTH],
     ) -> Chunk {
         let shared = self.sign;
-        for recipe in exec.recipes.iter().filter(|recipe| varies(lowered, recipe)) {
-            self.fill(lowered, recipe, values, samples);
-        }
+        self.fill_where(exec, lowered, values, samples, true);
         let sign = std::mem::replace(&mut self.sign, shared);
         let mut phase = [0.0; WIDTH];
         for &angle in &lowered.global_phase {
@@ -80,6 +75,23 @@ impl Table {
         }
         let (sin, cos) = sin_cos(&phase);
         Chunk { re: cos.mul(sign), im: sin.mul(sign) }
+    }
+
+    /// The recipes that vary from sample to sample, or those that do not.
+    #[inline(never)]
+    fn fill_where(
+        &mut self,
+        exec: &Exec,
+        lowered: &Lowered,
+        values: &Values<'_>,
+        samples: &[usize; WIDTH],
+        varying: bool,
+    ) {
+        pulp::Arch::new().dispatch(|| {
+            for recipe in exec.recipes.iter().filter(|recipe| varies(lowered, recipe) == varying) {
+                self.fill(lowered, recipe, values, samples);
+            }
+        });
     }
 
     #[inline(always)]

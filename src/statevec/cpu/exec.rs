@@ -242,7 +242,9 @@ impl Exec {
             Action::RotateImag(_) => Code::WideImag,
             Action::Phase(_) if placed.controls.len() == 1 || lane_free(placed) => Code::Phase,
             Action::Phase(_) => Code::WidePhase,
-            Action::Matrix(_) if placed.flips.len() == 1 && placed.flips[0].lane == 0 && lane_free(placed) => {
+            Action::Matrix(_)
+                if placed.flips.len() == 1 && placed.flips[0].lane == 0 && lane_free(placed) =>
+            {
                 Code::Matrix
             }
             Action::Matrix(_) => Code::WideMatrix,

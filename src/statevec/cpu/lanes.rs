@@ -125,28 +125,19 @@ impl Chunk {
     /// `c · self` for a complex factor per lane.
     #[inline(always)]
     pub(crate) fn times(self, c: Self) -> Self {
-        Self {
-            re: c.im.fnma(self.im, c.re.mul(self.re)),
-            im: c.im.fma(self.re, c.re.mul(self.im)),
-        }
+        Self { re: c.im.fnma(self.im, c.re.mul(self.re)), im: c.im.fma(self.re, c.re.mul(self.im)) }
     }
 
     /// `self + c·x`
     #[inline(always)]
     pub(crate) fn plus_times(self, c: Self, x: Self) -> Self {
-        Self {
-            re: c.im.fnma(x.im, c.re.fma(x.re, self.re)),
-            im: c.im.fma(x.re, c.re.fma(x.im, self.im)),
-        }
+        Self { re: c.im.fnma(x.im, c.re.fma(x.re, self.re)), im: c.im.fma(x.re, c.re.fma(x.im, self.im)) }
     }
 
     /// `conj(c)·self`
     #[inline(always)]
     pub(crate) fn times_conj(self, c: Self) -> Self {
-        Self {
-            re: c.im.fma(self.im, c.re.mul(self.re)),
-            im: c.im.fnma(self.re, c.re.mul(self.im)),
-        }
+        Self { re: c.im.fma(self.im, c.re.mul(self.re)), im: c.im.fnma(self.re, c.re.mul(self.im)) }
     }
 
     #[inline(always)]
@@ -179,10 +170,8 @@ pub(crate) fn sin_cos(angles: &[f64; WIDTH]) -> (Lanes, Lanes) {
         // π/2 − fl(π/2), so that the reduction is exact to f32 for any |angle| below 2⁴⁰.
         let x = (-turns).mul_add(6.123_233_995_736_766e-17, rest) as f32;
         let square = x * x;
-        let s = (x * square).mul_add(
-            square.mul_add(square.mul_add(-1.951_529_6e-4, 8.332_161e-3), -1.666_665_5e-1),
-            x,
-        );
+        let s = (x * square)
+            .mul_add(square.mul_add(square.mul_add(-1.951_529_6e-4, 8.332_161e-3), -1.666_665_5e-1), x);
         let tail = square.mul_add(square.mul_add(2.443_315_7e-5, -1.388_731_6e-3), 4.166_664_6e-2);
         let c = (square * square).mul_add(tail, square.mul_add(-0.5, 1.0));
         // The low bits of turns + 1.5·2⁵² are those of the integer.

@@ -33,7 +33,8 @@ pub(crate) fn compile(lowered: &Lowered, qubits: usize, adjoint: bool) -> (Shape
     let widest = lowered.steps.iter().map(|step| step.directions.len()).max().unwrap_or(0);
     let register_bits = if adjoint { widest.max(2) } else { 3 };
     let shape = if qubits <= BATCHED_QUBITS {
-        Shape { bits: qubits, lane_bits: 0, run_bits: 0, tile_bits: qubits, register_bits }
+        let bits = stored_bits(qubits);
+        Shape { bits, lane_bits: 0, run_bits: 0, tile_bits: bits, register_bits }
     } else {
         // 2¹² chunks of 128 bytes are 512 KiB; ψ and λ together keep to that. Runs of 16 chunks keep the prefetcher going.
         let tile_bits = if adjoint { 11 } else { 12 };
@@ -42,6 +43,11 @@ pub(crate) fn compile(lowered: &Lowered, qubits: usize, adjoint: bool) -> (Shape
     let passes = plan::passes(&lowered.steps, shape);
     let exec = Exec::new(&lowered.steps, &passes);
     (shape, passes, exec)
+}
+
+/// Bits of the stored index of a batched state: every sweep has eight registers, so a smaller state has idle bits.
+fn stored_bits(qubits: usize) -> usize {
+    qubits.max(3)
 }
 
 /// A validated run. Slices start at the first element of the first sample.
@@ -60,7 +66,12 @@ pub(crate) enum Output<'a> {
     States(&'a mut [Complex32], usize),
     Probabilities(&'a mut [f32], usize),
     /// One value per observable and row.
-    Expectations { out: &'a mut [f32], row_step: usize, observables: usize, groups: &'a [StringGroup] },
+    Expectations {
+        out: &'a mut [f32],
+        row_step: usize,
+        observables: usize,
+        groups: &'a [StringGroup],
+    },
 }
 
 /// An adjoint run: weights per sample and observable, and where the gradients go.

@@ -93,7 +93,8 @@ pub(crate) fn apply_observables(
                 factor = if string.mask & lanes == 0 {
                     weight.fma(Lanes::splat(c), factor)
                 } else {
-                    let sign = |l: usize| if odd_bits(string.mask & lanes & (l as u32 ^ lane)) { -c } else { c };
+                    let sign =
+                        |l: usize| if odd_bits(string.mask & lanes & (l as u32 ^ lane)) { -c } else { c };
                     weight.fma(Lanes(std::array::from_fn::<_, WIDTH, _>(sign)), factor)
                 };
             }

@@ -95,7 +95,6 @@ fn through_tile<const STATES: usize>(
 }
 
 fn run(call: &Call<'_>, table: &Table, factor: Chunk, sample: usize, state: &mut [Chunk]) {
-    let arch = pulp::Arch::new();
     match call.initial {
         None => {
             state.par_chunks_mut(1 << READOUT_BITS).for_each(|part| part.fill(Chunk::ZERO));
@@ -114,17 +113,13 @@ fn run(call: &Call<'_>, table: &Table, factor: Chunk, sample: usize, state: &mut
     }
     for trip in &call.forward.trips {
         if trip.outer.is_empty() {
-            arch.dispatch(|| trip.sweeps.iter().for_each(|s| sweep::run(state, s, &table.lanes, 0)));
+            sweep::run(state, &trip.sweeps, &table.lanes, 0);
             continue;
         }
         let shared = Shared::new(state);
         (0..1usize << trip.outer.len()).into_par_iter().for_each(|tile| {
             let base = tile_base(trip, tile);
-            arch.dispatch(|| {
-                through_tile([shared], trip, base, |tile| {
-                    trip.sweeps.iter().for_each(|s| sweep::run(tile, s, &table.lanes, base));
-                });
-            });
+            through_tile([shared], trip, base, |tile| sweep::run(tile, &trip.sweeps, &table.lanes, base));
         });
     }
 }
@@ -231,13 +226,9 @@ pub(super) fn gradient(call: &Call<'_>, request: &Gradient<'_>) -> Result<AngleG
             let tiles = (0..1usize << trip.outer.len()).into_par_iter().map(|tile| {
                 let base = tile_base(trip, tile);
                 let mut sums = vec![Lanes::ZERO; angles];
-                arch.dispatch(|| {
-                    through_tile([psi, lambda], trip, base, |buffer| {
-                        let (psi, lambda) = buffer.split_at_mut(1 << trip.bits);
-                        for sweep in trip.sweeps.iter().rev() {
-                            adjoint::undo(psi, lambda, sweep, &backward.lanes, base, &mut sums);
-                        }
-                    });
+                through_tile([psi, lambda], trip, base, |buffer| {
+                    let (psi, lambda) = buffer.split_at_mut(1 << trip.bits);
+                    adjoint::undo(psi, lambda, &trip.sweeps, &backward.lanes, base, &mut sums);
                 });
                 sums.iter().map(|&sum| f64::from(sum.sum())).collect::<Vec<f64>>()
             });

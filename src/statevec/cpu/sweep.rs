@@ -1,6 +1,6 @@
-//! The inner loop: a sweep applies its operations to 2, 4 or 8 registers of the state at a time.
+//! The inner loop: a sweep applies its operations to 8 registers of the state at a time.
 
-use super::exec::{Code, Op, Sweep};
+use super::exec::{Code, MAX_REGISTERS, Op, Sweep};
 use super::lanes::{Chunk, Lanes};
 
 /// Calls a generic function with a register XOR as a constant, so that every array index is known to the compiler.
@@ -19,19 +19,20 @@ macro_rules! with_flip {
 }
 pub(super) use with_flip;
 
-/// Applies a sweep to a tile. `tile` is the stored index of its base.
-#[inline(always)]
-pub(crate) fn run(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
-    match sweep.registers {
-        8 => run_with::<8>(state, sweep, table, tile),
-        4 => run_with::<4>(state, sweep, table, tile),
-        2 => run_with::<2>(state, sweep, table, tile),
-        _ => run_with::<1>(state, sweep, table, tile),
-    }
+/// Applies sweeps to a tile. `tile` is the stored index of its base.
+///
+/// The one place that compiles the loop, once per instruction set: it is large.
+#[inline(never)]
+pub(crate) fn run(state: &mut [Chunk], sweeps: &[Sweep], table: &[Lanes], tile: u32) {
+    pulp::Arch::new().dispatch(|| {
+        for sweep in sweeps {
+            run_sweep::<MAX_REGISTERS>(state, sweep, table, tile);
+        }
+    });
 }
 
 #[inline(always)]
-fn run_with<const N: usize>(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
+fn run_sweep<const N: usize>(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
     let mut base = 0u32;
     for set in 1..=1usize << sweep.bases.len() {
         let mut a: [Chunk; N] = std::array::from_fn(|j| state[(base ^ sweep.offsets[j]) as usize]);
@@ -219,13 +220,7 @@ pub(super) fn role_number(sweep: &Sweep, op: &Op, at: u64, j: usize) -> usize {
 }
 
 #[inline(always)]
-fn wide_matrix<const N: usize>(
-    old: [Chunk; N],
-    sweep: &Sweep,
-    op: &Op,
-    c: &[Lanes],
-    at: u64,
-) -> [Chunk; N] {
+fn wide_matrix<const N: usize>(old: [Chunk; N], sweep: &Sweep, op: &Op, c: &[Lanes], at: u64) -> [Chunk; N] {
     let flips = &sweep.wides[op.wide as usize].flips;
     let mut new = old;
     for j in 0..N {
