@@ -46,7 +46,7 @@ impl Launcher for OnDevice<'_> {
 }
 
 fn upload(device: &Device, bytes: &[u8]) -> Result<Tensor, String> {
-    if bytes.len() % size_of::<u32>() != 0 {
+    if !bytes.len().is_multiple_of(size_of::<u32>()) {
         return Err(format!("{} bytes are not whole words", bytes.len()));
     }
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);

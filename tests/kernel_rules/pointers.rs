@@ -15,6 +15,14 @@ struct Unit<'a> {
     pointers: Vec<Pointer<'a>>,
 }
 
+/// A pointer in a structure, which only ever holds global memory.
+struct Member<'a> {
+    unit: usize,
+    name: &'a str,
+    /// Tokens of the structure: functions in there use the bare name.
+    scope: Range<usize>,
+}
+
 /// Names of global pointers in one function of one unit: (unit, function, name).
 type Global<'a> = BTreeSet<(usize, usize, &'a str)>;
 
@@ -52,19 +60,25 @@ pub fn violations(files: &[(&str, &str)]) -> Vec<String> {
     found.into_iter().map(|(_, _, message)| message).collect()
 }
 
-/// Pointers declared outside functions: members of structures, which only ever hold global memory.
-fn members<'a>(units: &[Unit<'a>]) -> BTreeSet<&'a str> {
-    let outside = |unit: &Unit<'a>, pointer: &Pointer<'a>| {
-        !pointer.is_auto && !unit.functions.iter().any(|function| function.body.contains(&pointer.at))
-    };
-    let of_unit = |unit: &Unit<'a>| -> Vec<&'a str> {
-        unit.pointers.iter().filter(|pointer| outside(unit, pointer)).map(|pointer| pointer.name).collect()
-    };
-    units.iter().flat_map(of_unit).collect()
+/// Pointers declared outside functions.
+fn members<'a>(units: &[Unit<'a>]) -> Vec<Member<'a>> {
+    let mut found = Vec::new();
+    for (u, unit) in units.iter().enumerate() {
+        let is_outside = |pointer: &&Pointer<'a>| {
+            !pointer.is_auto && !unit.functions.iter().any(|function| function.body.contains(&pointer.at))
+        };
+        for pointer in unit.pointers.iter().filter(is_outside) {
+            let opens = (0..pointer.at).rev().filter(|&i| unit.tokens[i].text == "{");
+            let mut scopes = opens.map(|open| open..closing(&unit.tokens, open));
+            let scope = scopes.find(|scope| scope.contains(&pointer.at)).unwrap_or(0..unit.tokens.len());
+            found.push(Member { unit: u, name: pointer.name, scope });
+        }
+    }
+    found
 }
 
 /// Starts from the kernels' parameters and follows assignments and calls until nothing new is found.
-fn global_pointers<'a>(units: &[Unit<'a>], members: &BTreeSet<&'a str>) -> Global<'a> {
+fn global_pointers<'a>(units: &[Unit<'a>], members: &[Member<'a>]) -> Global<'a> {
     let mut global = Global::new();
     for (u, unit) in units.iter().enumerate() {
         for (f, function) in unit.functions.iter().enumerate().filter(|(_, function)| function.is_kernel) {
@@ -146,19 +160,22 @@ fn pass<'a>(units: &[Unit<'a>], global: &mut Global<'a>, callee: &str, position:
 fn names_global<'a>(
     units: &[Unit<'a>],
     global: &Global<'a>,
-    members: &BTreeSet<&'a str>,
+    members: &[Member<'a>],
     (u, f): (usize, usize),
     index: usize,
 ) -> bool {
     let (unit, name) = (&units[u], units[u].tokens[index].text);
     let is_member = index > 0 && matches!(unit.tokens[index - 1].text, "." | "->");
     if is_member {
-        return members.contains(name);
+        let is_seen = |member: &Member<'_>| member.unit == u || units[member.unit].path.ends_with(".cuh");
+        return members.iter().any(|member| member.name == name && is_seen(member));
     }
     let function = &unit.functions[f];
     let is_own = function.parameters.iter().any(|parameter| parameter.name == name)
         || unit.pointers.iter().any(|pointer| pointer.name == name && function.body.contains(&pointer.at));
-    global.contains(&(u, f, name)) || (!is_own && members.contains(name))
+    let is_in_scope = |member: &Member<'_>| member.unit == u && member.scope.contains(&function.body.start);
+    global.contains(&(u, f, name))
+        || (!is_own && members.iter().any(|member| member.name == name && is_in_scope(member)))
 }
 
 /// Whether the pointer at `index` is indexed, dereferenced or reached through.

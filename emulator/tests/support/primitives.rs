@@ -4,6 +4,7 @@
 //! Compiled into two test programs: the emulator's own, under every schedule, and the library's, which launches through its
 //! CUDA backend, on the emulator and on NVIDIA devices. Where the twins pass and a device does not, a twin is wrong.
 
+#[allow(clippy::duplicate_mod, reason = "the library's test has no other")]
 mod random;
 
 use bytemuck::Pod;
