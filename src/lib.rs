@@ -10,6 +10,7 @@ mod error;
 mod ids;
 mod layout;
 pub mod manifest;
+pub mod statevec;
 pub mod task_heads;
 pub mod tensor;
 mod validate;

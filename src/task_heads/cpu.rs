@@ -1,7 +1,7 @@
 //! The steps on the CPU: the same lists as the GPU kernels build, in plain Rust.
 
 use super::Activation;
-use super::problem::{GateDerivative, Problem, Sizes, Source, no_task_id};
+use super::problem::{GateDerivative, Problem, Sizes, no_task_id};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -27,12 +27,7 @@ impl Steps for CpuSteps {
         if heads == 0 {
             return Ok(());
         }
-        let (rows, values) = match &problem.source {
-            Source::Static { logits, .. } => (static_rows(problem)?, logits.to_vec::<f32>()?),
-            Source::Provided(values) => {
-                ((0..problem.sizes.batch).map(Some).collect(), values.to_vec::<f32>()?)
-            }
-        };
+        let (rows, values) = (rows_of_samples(problem)?, problem.source.values.to_vec::<f32>()?);
         let (gates, probabilities) = (elements_mut::<f32>(gates)?, elements_mut::<f32>(probabilities)?);
         let outputs = gates.chunks_exact_mut(heads).zip(probabilities.chunks_exact_mut(heads));
         for (row, (gates, probabilities)) in rows.into_iter().zip(outputs) {
@@ -164,7 +159,7 @@ impl Steps for CpuSteps {
         let heads = problem.sizes.heads.max(1);
         let out = elements_mut::<f32>(out)?;
         out.fill(0.0);
-        for (task, dz) in static_rows(problem)?.into_iter().zip(elements::<f32>(dz)?.chunks_exact(heads)) {
+        for (task, dz) in rows_of_samples(problem)?.into_iter().zip(elements::<f32>(dz)?.chunks_exact(heads)) {
             let Some(task) = task else { continue };
             for (sum, dz) in out[task * heads..(task + 1) * heads].iter_mut().zip(dz) {
                 *sum += dz;
@@ -174,9 +169,9 @@ impl Steps for CpuSteps {
     }
 }
 
-/// The row of logits of each sample, `None` for samples without a task.
-fn static_rows(problem: &Problem<'_>) -> Result<Vec<Option<usize>>> {
-    let Source::Static { ids, .. } = &problem.source else { return Ok(Vec::new()) };
+/// The row of the source's values of each sample, `None` for samples without a task.
+fn rows_of_samples(problem: &Problem<'_>) -> Result<Vec<Option<usize>>> {
+    let Some(ids) = &problem.source.ids else { return Ok((0..problem.sizes.batch).map(Some).collect()) };
     let dtype = ids.view().dtype();
     Ok(ids.host()?.into_iter().map(|id| (!no_task_id(dtype, id)).then_some(id as usize)).collect())
 }

@@ -1,7 +1,7 @@
 //! The steps on CUDA: argument packing for `kernels/task_heads/*.cu`.
 
 use super::Activation;
-use super::problem::{Problem, Sizes, Source};
+use super::problem::{Problem, Sizes};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
 use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
@@ -116,12 +116,13 @@ impl Steps for CudaSteps<'_> {
         probabilities: &mut TensorMut<'_>,
     ) -> Result<()> {
         let sizes = &problem.sizes;
-        let (values, ids, id_stride, id_kind) = match &problem.source {
-            Source::Static { logits, ids } => {
+        let values = &problem.source.values;
+        let (ids, id_stride, id_kind) = match &problem.source.ids {
+            Some(ids) => {
                 let view = ids.view();
-                (logits, address(&view)?, view.layout().step(0) as i64, ids.kind())
+                (address(&view)?, view.layout().step(0) as i64, ids.kind())
             }
-            Source::Provided(values) => (values, 0, 0, 0),
+            None => (0, 0, 0),
         };
         let (activation, k, renormalise) = match problem.activation {
             Activation::Identity => (0, 0, false),
@@ -239,17 +240,17 @@ impl Steps for CudaSteps<'_> {
     }
 
     fn sum_by_task(&self, problem: &Problem<'_>, dz: &TensorRef<'_>, out: &mut TensorMut<'_>) -> Result<()> {
-        let Source::Static { ids, logits } = &problem.source else { return Ok(()) };
+        let Some(ids) = &problem.source.ids else { return Ok(()) };
         let view = ids.view();
         let params = SumByTaskParams {
             id_stride: view.layout().step(0) as i64,
             batch: problem.sizes.batch as u32,
             heads: problem.sizes.heads as u32,
-            tasks: logits.shape()[0] as u32,
+            tasks: problem.source.shape()[0] as u32,
             id_kind: ids.kind(),
         };
         let pointers = [address(dz)?, address(&view)?, address(out.as_ref())?];
-        let work = threads_to_blocks(logits.layout().len(), &kernels::SUM_BY_TASK_CUDA);
+        let work = threads_to_blocks(out.as_ref().layout().len(), &kernels::SUM_BY_TASK_CUDA);
         self.launch(&kernels::SUM_BY_TASK_CUDA, work, &pointers, params)
     }
 }

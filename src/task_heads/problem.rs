@@ -21,9 +21,11 @@ pub(super) struct Sizes {
 }
 
 /// Where the gate comes from, validated.
-pub(super) enum Source<'a> {
-    Static { logits: TensorRef<'a>, ids: Ids<'a> },
-    Provided(TensorRef<'a>),
+pub(super) struct Source<'a> {
+    /// `[tasks, heads]` with `ids`, otherwise `[batch, heads]`.
+    pub(super) values: TensorRef<'a>,
+    /// Rows of `values`, by sample.
+    pub(super) ids: Option<Ids<'a>>,
 }
 
 /// Which function of δ, the gates and the probabilities the derivative by z is.
@@ -63,21 +65,11 @@ pub(super) struct Problem<'a> {
 impl Source<'_> {
     /// Shape of the tensor that receives the gradient.
     pub(super) fn shape(&self) -> &[usize] {
-        match self {
-            Self::Static { logits, .. } => logits.shape(),
-            Self::Provided(values) => values.shape(),
-        }
+        self.values.shape()
     }
 
     pub(super) fn is_static(&self) -> bool {
-        matches!(self, Self::Static { .. })
-    }
-
-    fn tensor(&self) -> (&'static str, &TensorRef<'_>) {
-        match self {
-            Self::Static { logits, .. } => ("logits", logits),
-            Self::Provided(values) => ("values", values),
-        }
+        self.ids.is_some()
     }
 }
 
@@ -180,7 +172,8 @@ impl<'a> Problem<'a> {
             ("active", out.active.as_ref()),
         ];
         self.check_results(&outputs)?;
-        let inputs = [("q", &self.q), ("k", &self.k), ("v", &self.v), self.source.tensor()];
+        let values = if self.source.is_static() { "logits" } else { "values" };
+        let inputs = [("q", &self.q), ("k", &self.k), ("v", &self.v), (values, &self.source.values)];
         validate::disjoint(self.op, &outputs, &inputs)
     }
 
@@ -241,7 +234,7 @@ fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &De
         GateSource::Provided { values } => {
             validate::shape(op, "values", values, &[sizes.batch, sizes.heads])?;
             validate::tensor(op, "values", values, DType::F32, device)?;
-            Ok(Source::Provided(values.clone()))
+            Ok(Source { values: values.clone(), ids: None })
         }
         GateSource::Static { logits, tasks } => {
             let count = logits.shape().first().copied().unwrap_or(0);
@@ -250,7 +243,7 @@ fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &De
             }
             validate::tensor(op, "logits", logits, DType::F32, device)?;
             let ids = task_ids(op, tasks, count, sizes.batch, device)?;
-            Ok(Source::Static { logits: logits.clone(), ids })
+            Ok(Source { values: logits.clone(), ids: Some(ids) })
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The steps on wgpu: argument packing for `kernels/task_heads/*.wgsl`.
 
 use super::Activation;
-use super::problem::{Problem, Sizes, Source};
+use super::problem::{Problem, Sizes};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
 use crate::device::Backend;
 use crate::device::wgpu::{WgpuBuffer, WgpuDevice};
@@ -145,14 +145,8 @@ impl Steps for WgpuSteps<'_> {
     ) -> Result<()> {
         let sizes = &problem.sizes;
         let unbound = Bound { buffer: None, offset: 0 };
-        let ids_view = match &problem.source {
-            Source::Static { ids, .. } => Some((ids.view(), ids.kind())),
-            Source::Provided(_) => None,
-        };
-        let values = match &problem.source {
-            Source::Static { logits, .. } => logits,
-            Source::Provided(values) => values,
-        };
+        let values = &problem.source.values;
+        let ids_view = problem.source.ids.as_ref().map(|ids| (ids.view(), ids.kind()));
         let (ids, id_stride, id_kind) = match &ids_view {
             Some((view, kind)) => (bind(view)?, step(view, 0)?, *kind),
             None => (unbound, 0, 0),
@@ -295,7 +289,7 @@ impl Steps for WgpuSteps<'_> {
     }
 
     fn sum_by_task(&self, problem: &Problem<'_>, dz: &TensorRef<'_>, out: &mut TensorMut<'_>) -> Result<()> {
-        let Source::Static { ids, logits } = &problem.source else { return Ok(()) };
+        let Some(ids) = &problem.source.ids else { return Ok(()) };
         let view = ids.view();
         let bound = [bind(dz)?, bind(&view)?, bind(out.as_ref())?];
         let params = SumByTaskParams {
@@ -305,10 +299,10 @@ impl Steps for WgpuSteps<'_> {
             out_offset: bound[2].offset,
             batch: problem.sizes.batch as u32,
             heads: problem.sizes.heads as u32,
-            tasks: logits.shape()[0] as u32,
+            tasks: problem.source.shape()[0] as u32,
             id_kind: ids.kind(),
         };
-        let work = invocations_to_workgroups(logits.layout().len(), &kernels::SUM_BY_TASK_WGSL);
+        let work = invocations_to_workgroups(out.as_ref().layout().len(), &kernels::SUM_BY_TASK_WGSL);
         self.launch(&kernels::SUM_BY_TASK_WGSL, work, bound, params)
     }
 }
