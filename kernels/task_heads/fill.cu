@@ -3,7 +3,7 @@
 // Mapping   persistent, block 256; a block takes 64 rows of one pair at a time, from the list's inactive part only
 // Traffic   4 bytes an element of the inactive pairs; nothing but the gates where the target is known to hold zeros
 // Host      heads = owners · group; columns ≥ 1
-// Twin      src/task_heads/cpu.rs
+// Twin      src/task_heads/cpu.rs        Source  our own
 #include "device.cuh"
 
 namespace {

@@ -3,7 +3,7 @@
 // Mapping   persistent, workgroup 256; a workgroup takes 64 rows of one pair at a time, from the list's inactive part only
 // Traffic   4 bytes an element of the inactive pairs; nothing but the gates where the target is known to hold zeros
 // Host      heads = owners · group; columns ≥ 1; every element index < 2^32
-// Twin      src/task_heads/cpu.rs
+// Twin      src/task_heads/cpu.rs        Source  our own
 struct Params {
     target_offset: u32, stride_b: u32, stride_o: u32, stride_r: u32,
     order_offset: u32, counts_offset: u32, gates_offset: u32,

@@ -68,7 +68,6 @@ pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 /// What a CUDA source may include, by the name it includes it by, with the text.
 pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
-    ("../device.cuh", DEVICE_CUH),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
 ];
 

@@ -90,7 +90,7 @@ mod tests {
     const ROW: CudaKernel = CudaKernel {
         entry: "doubled",
         file: "probe/doubled.cu",
-        source: "#include \"../device.cuh\"\nextern \"C\" __global__ void doubled(float* x) { x[threadIdx.x] *= 2.0f; }\n",
+        source: "#include \"device.cuh\"\nextern \"C\" __global__ void doubled(float* x) { x[threadIdx.x] *= 2.0f; }\n",
         block: 32,
         pointers: &["x"],
         params: 0,
