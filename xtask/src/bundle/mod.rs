@@ -16,17 +16,8 @@ use std::process::Command;
 const LIMIT: u64 = 64 << 20;
 
 /// Hardware only: the emulator is no part of what is tested there.
-const SELECTION: [&str; 9] = [
-    "--release",
-    "-p",
-    "gatewarp",
-    "-p",
-    "gatewarp-cli",
-    "-p",
-    "xtask",
-    "--features",
-    "gatewarp/cuda,gatewarp/wgpu",
-];
+const SELECTION: &str =
+    "--release --benches -p gatewarp -p gatewarp-cli -p xtask --features gatewarp/cuda,gatewarp/wgpu";
 
 /// Link-time optimisation would be done anew for every test program, and symbols are most of a program's size.
 const PROFILE: [&str; 4] =
@@ -39,7 +30,7 @@ const ARCHIVE: &str = "programs.tar.gz";
 
 /// Builds and fills `target/gpu-bundle/`.
 pub fn make() -> Outcome {
-    let programs = suites::build(&[&SELECTION[..], &PROFILE].concat())?;
+    let programs = suites::build(&SELECTION.split(' ').chain(PROFILE).collect::<Vec<_>>())?;
     let folder = workspace::target().join("gpu-bundle");
     let cannot = |error: std::io::Error| format!("cannot fill {}: {error}", folder.display());
     if folder.exists() {
