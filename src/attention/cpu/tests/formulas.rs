@@ -1,5 +1,7 @@
 //! A random call, what it gives, and the formulas in f64.
 
+use super::super::{backward_on, forward_on};
+use crate::attention::problem::{Backward, Forward, Problem};
 use crate::attention::*;
 use crate::device::Device;
 use crate::tensor::{Layout, TensorMut, TensorRef};
@@ -185,6 +187,10 @@ pub(super) fn inputs(case: &Case) -> Inputs {
 }
 
 pub(super) fn run(case: &Case, inputs: &Inputs) -> Outputs {
+    run_on(pulp::Arch::new(), case, inputs)
+}
+
+pub(super) fn run_on(arch: pulp::Arch, case: &Case, inputs: &Inputs) -> Outputs {
     let device = Device::cpu();
     let (pairs, group) = (case.batch * case.q_heads, case.q_heads / case.kv_heads);
     let active: Vec<u32> =
@@ -224,20 +230,25 @@ pub(super) fn run(case: &Case, inputs: &Inputs) -> Outputs {
         dr: Data::nan(inputs.grad_lse.layout),
     };
     let (q, k, v) = (inputs.q.view(), inputs.k.view(), inputs.v.view());
-    attention_forward_into(&q, &k, &v, &options, &mut out.o.view_mut(), &mut out.lse.view_mut()).unwrap();
+    let problem = Problem::new("attention", &q, &k, &v, &options).unwrap();
+    let mut call = Forward { o: out.o.view_mut(), lse: out.lse.view_mut() };
+    problem.check_forward(&call).unwrap();
+    forward_on(arch, &problem, &mut call).unwrap();
     let saved = AttentionSaved {
         o: out.o.view(),
         lse: out.lse.view(),
         grad_o: inputs.grad.view(),
         grad_lse: case.grad_lse.then(|| inputs.grad_lse.view()),
     };
-    let views = AttentionGradientViews {
+    let gradients = AttentionGradientViews {
         dq: Some(out.dq.view_mut()),
         dk: Some(out.dk.view_mut()),
         dv: Some(out.dv.view_mut()),
         drow_scale: case.active.as_ref().map(|_| out.dr.view_mut()),
     };
-    attention_backward_into(&q, &k, &v, &saved, &options, views).unwrap();
+    let mut call = Backward { saved, gradients };
+    problem.check_backward(&call).unwrap();
+    backward_on(arch, &problem, &mut call).unwrap();
     out
 }
 

@@ -4,7 +4,8 @@ mod formulas;
 
 use super::super::*;
 use crate::tensor::{Layout, TensorRef};
-use formulas::{Case, Data, Inputs, Outputs, check, inputs, random, run, same_bits, with_threads};
+use formulas::{Case, Data, Inputs, Outputs};
+use formulas::{check, compare, inputs, random, run, run_on, same_bits, with_threads};
 
 #[test]
 fn lengths_around_tile_edges_match_the_formulas() {
@@ -22,6 +23,23 @@ fn every_head_dimension_matches_the_formulas() {
     for dim in 1..=128 {
         let value_dim = (dim * 37) % 128 + 1;
         check(Case { value_dim, causal: true, strided: dim % 2 == 0, ..Case::new(1, 2, 1, 19, 70, dim) });
+    }
+}
+
+#[test]
+fn every_instruction_set_matches_the_formulas() {
+    #[allow(unused_mut)]
+    let mut sets = vec![pulp::Arch::Scalar, pulp::Arch::new()];
+    #[cfg(target_arch = "x86_64")]
+    sets.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
+    for arch in sets {
+        for (dim, value_dim) in [(5, 12), (33, 17), (64, 64)] {
+            let active = Some(vec![true, false, true, true]);
+            let case =
+                Case { value_dim, causal: true, strided: true, active, ..Case::new(2, 2, 1, 67, 141, dim) };
+            let x = inputs(&case);
+            compare(&case, &x, &run_on(arch, &case, &x));
+        }
     }
 }
 
