@@ -6,6 +6,9 @@ use std::fmt;
 /// Most dimensions a view may have.
 pub const MAX_RANK: usize = 8;
 
+/// Largest number of elements, and largest element index: the widest element type still has a byte offset.
+const MAX_ELEMENTS: usize = isize::MAX as usize / 16;
+
 /// Shape, strides and first element of a view, all in elements.
 ///
 /// Strides are non-negative. A size-1 dimension may carry any stride; a stride of 0 repeats (inputs only).
@@ -40,7 +43,7 @@ impl Layout {
     /// Layout with explicit strides and offset, in elements.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] on a rank mismatch, too many dimensions, or an index that overflows `isize`.
+    /// [`Error::InvalidArgument`] on a rank mismatch, too many dimensions, or an element count or index that overflows `isize`.
     pub fn new(shape: &[usize], strides: &[usize], offset: usize) -> Result<Self> {
         if shape.len() > MAX_RANK {
             let reason = format!("has {} dimensions, at most {MAX_RANK} are supported", shape.len());
@@ -53,8 +56,13 @@ impl Layout {
         let mut layout = Self { shape: [1; MAX_RANK], strides: [0; MAX_RANK], rank: shape.len(), offset };
         layout.shape[..shape.len()].copy_from_slice(shape);
         layout.strides[..shape.len()].copy_from_slice(strides);
+        // A view that repeats elements can have more of them than memory has bytes; their number must still be a number.
+        let count = shape.iter().try_fold(1usize, |count, &n| count.checked_mul(n.max(1)));
+        if count.is_none_or(|count| count > MAX_ELEMENTS) {
+            return Err(Error::argument("tensor", "shape", format!("{shape:?} overflows")));
+        }
         let overflow = || Error::argument("tensor", "strides", format!("{strides:?} of {shape:?} overflow"));
-        layout.checked_end().filter(|&end| end <= isize::MAX as usize / 16).ok_or_else(overflow)?;
+        layout.checked_end().filter(|&end| end <= MAX_ELEMENTS).ok_or_else(overflow)?;
         Ok(layout)
     }
 

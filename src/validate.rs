@@ -124,3 +124,50 @@ fn byte_range(t: &TensorRef<'_>) -> Option<(u64, u64, u64)> {
         Memory::Cuda { address, .. } => (1, address + first, address + end),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{Layout, Tensor};
+
+    fn view<'a>(tensor: &'a Tensor, shape: &[usize], strides: &[usize], offset: usize) -> TensorRef<'a> {
+        tensor.view().with_layout(Layout::new(shape, strides, offset).unwrap()).unwrap()
+    }
+
+    fn accepted(output: &TensorRef<'_>, input: &TensorRef<'_>) -> bool {
+        disjoint("op", &[("out", output)], &[("in", input)]).is_ok()
+    }
+
+    #[test]
+    fn views_that_share_an_element_are_refused() {
+        let memory = Tensor::zeros(&Device::cpu(), DType::F32, &[64]).unwrap();
+        let whole = memory.view();
+        let (front, back, middle) =
+            (view(&memory, &[32], &[1], 0), view(&memory, &[32], &[1], 32), view(&memory, &[8], &[1], 28));
+        assert!(accepted(&front, &back) && accepted(&back, &front));
+        for (a, b) in [(&whole, &whole), (&front, &whole), (&front, &middle), (&back, &middle)] {
+            assert!(!accepted(a, b) && !accepted(b, a), "{a:?} and {b:?}");
+        }
+        let error = disjoint("op", &[("o", &front), ("lse", &middle)], &[("q", &back)]);
+        assert!(
+            matches!(error, Err(Error::InvalidArgument { arg: "o", .. })),
+            "outputs are compared with each other: {error:?}"
+        );
+        let elsewhere = Tensor::zeros(&Device::cpu(), DType::F32, &[64]).unwrap();
+        assert!(accepted(&elsewhere.view(), &whole));
+        let empty = view(&memory, &[0, 4], &[4, 1], 0);
+        assert!(accepted(&empty, &whole) && accepted(&whole, &empty));
+    }
+
+    #[test]
+    fn slices_of_a_packed_tensor_are_told_apart() {
+        // [rows 4, three 3, width 4]: q, k and v of each row side by side.
+        let memory = Tensor::zeros(&Device::cpu(), DType::F32, &[64]).unwrap();
+        let slice = |which: usize| view(&memory, &[4, 4], &[12, 1], 4 * which);
+        assert!(accepted(&slice(0), &slice(1)) && accepted(&slice(2), &slice(0)));
+        let shifted = view(&memory, &[4, 4], &[12, 1], 2);
+        assert!(!accepted(&shifted, &slice(0)) && !accepted(&slice(1), &view(&memory, &[4, 4], &[12, 1], 6)));
+        // Rows of 12 and of 8 meet somewhere, whatever their starts.
+        assert!(!accepted(&slice(0), &view(&memory, &[4, 4], &[8, 1], 4)));
+    }
+}

@@ -1,6 +1,6 @@
 //! Buffers: zeroed memory on the device, and copies to and from it.
 
-use super::{Core, STATUS_BYTES, lock};
+use super::{Core, STATUS_BYTES, WgpuDevice, lock};
 use crate::device::Backend;
 use crate::error::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,7 +77,7 @@ impl WgpuBuffer {
     /// Copies `data` to byte `offset`, after the work queued so far. Both are multiples of 4 except at the end.
     pub(crate) fn upload(&self, offset: usize, data: &[u8]) -> Result<()> {
         self.check_range("upload", offset, data.len())?;
-        if offset % 4 != 0 || (data.len() % 4 != 0 && offset + data.len() != self.bytes) {
+        if !offset.is_multiple_of(4) || (!data.len().is_multiple_of(4) && offset + data.len() != self.bytes) {
             let reason = format!("{offset}..+{} is not whole words", data.len());
             return Err(Error::argument("upload", "range", reason));
         }
@@ -106,7 +106,7 @@ impl WgpuBuffer {
     /// Copies `out.len()` bytes from byte `offset` to the host, once all queued work is done.
     ///
     /// # Errors
-    /// What [`super::WgpuDevice::synchronize`] would return; a second call then gets the bytes.
+    /// What [`WgpuDevice::synchronize`] would return; a second call then gets the bytes.
     pub(crate) fn download(&self, offset: usize, out: &mut [u8]) -> Result<()> {
         self.check_range("download", offset, out.len())?;
         let mut done = 0;
@@ -126,6 +126,46 @@ impl WgpuBuffer {
         }
         let reason = format!("{offset}..+{len} is outside the buffer of {} bytes", self.bytes);
         Err(Error::argument(op, "range", reason))
+    }
+}
+
+/// A pooled buffer; goes back to its device's pool when dropped.
+pub(crate) struct Workspace<'a> {
+    device: &'a WgpuDevice,
+    /// `None` only while being dropped.
+    buffer: Option<WgpuBuffer>,
+}
+
+impl<'a> Workspace<'a> {
+    /// Unused bytes a device's pool keeps; beyond, the oldest are freed.
+    const POOL_BYTES: usize = 256 << 20;
+
+    pub(super) fn new(device: &'a WgpuDevice, bytes: usize) -> Result<Self> {
+        // Few sizes, so that calls of similar sizes share buffers.
+        let rounded = bytes.max(MIN_BYTES as usize).checked_next_power_of_two();
+        let size = rounded.filter(|&size| size as u64 <= device.max_binding_bytes()).unwrap_or(bytes);
+        let mut pool = lock(&device.workspaces);
+        let found = pool.iter().position(|buffer| buffer.bytes() == size);
+        let found = found.map(|at| pool.swap_remove(at));
+        drop(pool);
+        let buffer = found.map_or_else(|| device.allocate(size), Ok)?;
+        Ok(Self { device, buffer: Some(buffer) })
+    }
+
+    /// The buffer to bind.
+    pub(crate) fn buffer(&self) -> Option<&WgpuBuffer> {
+        self.buffer.as_ref()
+    }
+}
+
+impl Drop for Workspace<'_> {
+    fn drop(&mut self) {
+        let mut pool = lock(&self.device.workspaces);
+        pool.extend(self.buffer.take());
+        let mut bytes: usize = pool.iter().map(WgpuBuffer::bytes).sum();
+        while bytes > Self::POOL_BYTES {
+            bytes -= pool.remove(0).bytes();
+        }
     }
 }
 

@@ -6,9 +6,9 @@
 mod buffer;
 mod launch;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub(crate) use buffer::WgpuBuffer;
+pub(crate) use buffer::{WgpuBuffer, Workspace};
 
 use super::{Backend, STATUS_WORDS, Status};
 use crate::error::{Error, Result};
@@ -32,6 +32,8 @@ pub(crate) struct AdapterSummary {
 pub(crate) struct WgpuDevice {
     core: Arc<Core>,
     status: WgpuBuffer,
+    /// Workspaces not in use.
+    workspaces: Mutex<Vec<WgpuBuffer>>,
 }
 
 /// What buffers share with their device.
@@ -177,7 +179,7 @@ impl WgpuDevice {
             launches: AtomicU64::new(0),
         });
         let status = WgpuBuffer::wrap(core.clone(), status, STATUS_BYTES as usize);
-        let device = Self { core, status };
+        let device = Self { core, status, workspaces: Mutex::default() };
         if info.device_type == wgpu::DeviceType::Cpu {
             device.check_long_loops(&LOOP_GUARD, 70_000)?;
         }
@@ -217,12 +219,28 @@ impl WgpuDevice {
         WgpuBuffer::new(&self.core, bytes)
     }
 
+    /// A buffer of at least `bytes` bytes with unspecified contents, for what one call passes between its kernels.
+    ///
+    /// Comes from a pool, so that a repeated call allocates nothing. It may be dropped as soon as the kernels are queued: one
+    /// queue runs everything in order, so whoever gets the buffer next writes it later.
+    pub(crate) fn workspace(&self, bytes: usize) -> Result<Workspace<'_>> {
+        Workspace::new(self, bytes)
+    }
+
+    /// Largest buffer a kernel can use, in bytes.
+    pub(crate) fn max_binding_bytes(&self) -> u64 {
+        self.core.limits.max_storage_buffer_binding_size
+    }
+
     /// The device's status words (device/status.rs), bound by kernels that check device values.
     pub(crate) fn status(&self) -> &WgpuBuffer {
         &self.status
     }
 
     /// Queues one kernel. Bindings in the row's order; `None` binds a small dummy buffer.
+    ///
+    /// The row is a `static`: its address names the compiled pipeline. Launches run in the order of the calls, at the latest
+    /// when something waits for them; their buffers may be dropped at once.
     ///
     /// A dispatch of zero workgroups is legal and does nothing.
     ///
@@ -241,7 +259,7 @@ impl WgpuDevice {
 
     /// Most workgroups a persistent kernel asks for: enough to fill any device, few enough to be cheap on a small one.
     pub(crate) fn persistent_workgroups(&self) -> u32 {
-        const MANY: u32 = 1024;
+        const MANY: u32 = 4096;
         MANY.min(self.core.limits.max_compute_workgroups_per_dimension)
     }
 

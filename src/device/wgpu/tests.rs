@@ -2,7 +2,7 @@ use super::*;
 use crate::manifest::Access;
 
 /// The first adapter; `None` (visibly) where there is none, unless the run requires one.
-fn device() -> Option<Arc<WgpuDevice>> {
+pub(crate) fn device() -> Option<Arc<WgpuDevice>> {
     match WgpuDevice::shared(0) {
         Ok(device) => Some(device),
         Err(error) => {
@@ -197,7 +197,7 @@ fn a_driver_that_leaves_loops_early_is_named() {
 }
 
 /// A device of this test's own: what happens to it must not be seen by tests on other threads.
-fn private_device() -> Option<WgpuDevice> {
+pub(crate) fn private_device() -> Option<WgpuDevice> {
     device()?;
     Some(WgpuDevice::open(&all_adapters()[0]).unwrap())
 }
