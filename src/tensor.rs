@@ -431,14 +431,16 @@ impl<'a> TensorMut<'a> {
         TensorMut { view: self.view.clone(), _exclusive: PhantomData }
     }
 
-    /// The view, for reading.
-    pub fn as_ref(&self) -> &TensorRef<'a> {
-        &self.view
-    }
-
     /// Pointer to the first element of the view, `None` off the CPU or for another element type.
     pub(crate) fn cpu_ptr<T: Element>(&self) -> Option<*mut T> {
         self.view.cpu_ptr::<T>().map(<*const T>::cast_mut)
+    }
+}
+
+impl<'a> AsRef<TensorRef<'a>> for TensorMut<'a> {
+    /// The view, for reading.
+    fn as_ref(&self) -> &TensorRef<'a> {
+        &self.view
     }
 }
 

@@ -51,7 +51,7 @@ impl Case {
     pub(super) fn new(number: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
         // Every third problem covers three tiles of 64 in both directions.
-        let spanning = number % 3 == 0;
+        let spanning = number.is_multiple_of(3);
         let edges = [1, 2, 7, 16, 31, 32, 33, 63, 64, 65, 127, 129];
         let length =
             |random: &mut Random| if spanning { random.between(129, 200) } else { random.choose(&edges) };

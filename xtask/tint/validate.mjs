@@ -17,7 +17,9 @@ const { create, globals } = await import(pathToFileURL(require.resolve('webgpu')
 const { version } = require('webgpu/package.json');
 Object.assign(globalThis, globals);
 
-const adapter = await create(['backend=null']).requestAdapter();
+// Kept alive by name: once collected, it takes the device with it, and the process.
+globalThis.gpu = create(['backend=null']);
+const adapter = await globalThis.gpu.requestAdapter();
 const wanted = ['shader-f16', 'subgroups'];
 const device = await adapter.requestDevice({
   requiredFeatures: wanted.filter((feature) => adapter.features.has(feature)),
