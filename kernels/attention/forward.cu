@@ -10,7 +10,7 @@
 // Order     v of a tile is copied while its scores are computed, the next k while the values are summed
 // Numerics  f32 accumulate, base-2 exponent; no visible key → o = 0, lse = −∞; a masked NaN never enters: scores by select,
 //           values by leaving the term out in tiles that the causal diagonal crosses, keys ≥ kv_len as zeros
-// Host      rejects dk, dv > 128 and lengths > 2^30
+// Host      rejects dk, dv > 128 and lengths > 2^30 − 64
 // Twin      src/attention/cpu.rs        Source  arXiv:2307.08691 (tiling), arXiv:1805.02867 (online softmax)
 #include "device.cuh"
 #include "attention/tile.cuh"
@@ -139,7 +139,7 @@ GW_DEVICE void forward(Shared<float> shared, const float* q, const float* k, con
 
 }  // namespace attention
 
-#define ATTENTION_FORWARD(D, KEYS, BLOCKS)                                                                                     \
+#define ATTENTION_FORWARD(D, KEYS, BLOCKS)                                                                             \
     GW_KERNEL(attention::THREADS, BLOCKS)                                                                              \
     attention_forward_f32_d##D(const float* q, const float* k, const float* v, float* o, float* lse,                   \
                                const gw::u32* kv_len, const gw::u32* query_offset, const gw::u32* order,               \
