@@ -76,7 +76,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let kv_order_at = order_at + params.pairs;
     let active_at = kv_order_at + params.kv_pairs;
     let listed = params.has_heads != 0u;
-    for (var i = id.x; i < max(params.batch, params.pairs); i += 64u * groups.x) {
+    for (var i = id.x; i < max(params.batch, max(params.pairs, params.kv_pairs)); i += 64u * groups.x) {
         if (i == 0u) {
             plan[0] = params.pairs;
             plan[1] = params.kv_pairs;

@@ -94,7 +94,9 @@ fn active_pairs(problem: &Problem<'_>) -> Result<Vec<(usize, usize)>> {
 
 /// Multiplications of one product of scores and vectors, for all pairs; a causal mask is not looked at.
 fn multiplications(problem: &Problem<'_>, pairs: usize, dims: usize) -> u64 {
-    pairs as u64 * problem.q_len as u64 * (problem.kv_slots as u64).saturating_mul(dims as u64)
+    [problem.q_len, problem.kv_slots, dims]
+        .iter()
+        .fold(pairs as u64, |product, &n| product.saturating_mul(n as u64))
 }
 
 pub(super) fn forward(problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {

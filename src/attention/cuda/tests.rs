@@ -506,7 +506,7 @@ fn pairs_out_of_range_are_skipped() {
     let device = emulated(Schedule::InOrder);
     let case = Case::new([1, 2, 1], [5, 6], [4, 4], 115).heads(|_| true);
     let mut lists = Lists::new(&device, &case, Storage::Plain).unwrap();
-    lists.order = Tensor::from_slice(&device, &[u32::MAX, 1], &[2]).unwrap();
+    lists.order = Tensor::from_slice(&device, &[u32::MAX - 1, 1], &[2]).unwrap();
     lists.kv_order = Tensor::from_slice(&device, &[7u32], &[1]).unwrap();
     lists.counts = Tensor::from_slice(&device, &[u32::MAX, u32::MAX], &[2]).unwrap();
     let input = |shape: &[usize], data: &[f32]| Stored::new(&device, Storage::Plain, shape, data);

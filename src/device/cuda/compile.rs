@@ -50,6 +50,21 @@ pub(super) fn image(kernel: &CudaKernel, architecture: Architecture) -> Result<V
     }
 }
 
+/// Whether kernels can be had at all: compiled beforehand, or by NVRTC.
+///
+/// # Errors
+/// How to get NVRTC.
+pub(super) fn check() -> std::result::Result<(), String> {
+    if std::env::var_os(SHIPPED_VARIABLE).is_some() {
+        return Ok(());
+    }
+    match Nvrtc::shared() {
+        Ok(_) => Ok(()),
+        Err(Error::BackendUnavailable { reason, .. }) => Err(reason),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// PTX of this very source from the folder: its first line is `// gatewarp FINGERPRINT`.
 fn shipped_ptx(folder: &Path, kernel: &CudaKernel, target: &str) -> Option<Vec<u8>> {
     let stem = kernel.file.strip_suffix(".cu").unwrap_or(kernel.file);
