@@ -84,10 +84,8 @@ impl Gated {
             }
         }
         attention.active = Some(gates.iter().map(|gate| gate.value != 0.0).collect());
-        attention.row_scale = gates
-            .iter()
-            .flat_map(|gate| std::iter::repeat_n(gate.value as f32, attention.q_len))
-            .collect();
+        attention.row_scale =
+            gates.iter().flat_map(|gate| std::iter::repeat_n(gate.value as f32, attention.q_len)).collect();
         attention.grad_lse.fill(0.0);
         Self { attention, logits, tasks, activation, no_task, gates }
     }
@@ -113,7 +111,8 @@ impl Gated {
     ) -> Result<T> {
         let heads = self.attention.q_heads;
         let logits = Tensor::from_slice(device, &self.logits, &[self.logits.len() / heads, heads])?;
-        let tasks = self.tasks.as_ref().map(|ids| Tensor::from_slice(device, ids, &[ids.len()])).transpose()?;
+        let tasks =
+            self.tasks.as_ref().map(|ids| Tensor::from_slice(device, ids, &[ids.len()])).transpose()?;
         let gate = match &tasks {
             Some(tasks) => GateSource::Static { logits: logits.view(), tasks: tasks.view() },
             None => GateSource::Provided { values: logits.view() },

@@ -159,7 +159,8 @@ impl Steps for CpuSteps {
         let heads = problem.sizes.heads.max(1);
         let out = elements_mut::<f32>(out)?;
         out.fill(0.0);
-        for (task, dz) in rows_of_samples(problem)?.into_iter().zip(elements::<f32>(dz)?.chunks_exact(heads)) {
+        for (task, dz) in rows_of_samples(problem)?.into_iter().zip(elements::<f32>(dz)?.chunks_exact(heads))
+        {
             let Some(task) = task else { continue };
             for (sum, dz) in out[task * heads..(task + 1) * heads].iter_mut().zip(dz) {
                 *sum += dz;

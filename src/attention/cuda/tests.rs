@@ -268,7 +268,10 @@ fn every_variant_at_sizes_around_its_tiles() {
 fn causal_masks_at_every_alignment() {
     check(&Case::new([1, 1, 1], [130, 130], [16, 16], 10).causal(None), Storage::Plain);
     check(&Case::new([2, 1, 1], [70, 140], [16, 24], 11).causal(Some(vec![0, 69])), Storage::HeadsInside);
-    check(&Case::new([3, 2, 1], [65, 70], [4, 3], 12).causal(Some(vec![-40, -65, i64::from(i32::MAX)])), Storage::Odd);
+    check(
+        &Case::new([3, 2, 1], [65, 70], [4, 3], 12).causal(Some(vec![-40, -65, i64::from(i32::MAX)])),
+        Storage::Odd,
+    );
     // More queries than keys: the first rows see nothing.
     check(&Case::new([1, 1, 1], [90, 35], [72, 100], 13).causal(None), Storage::Plain);
     check(&Case::new([1, 1, 1], [7, 5], [8, 8], 14).causal(Some(vec![i64::from(i32::MIN)])), Storage::Plain);
