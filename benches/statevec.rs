@@ -44,7 +44,8 @@ fn check(program: &Program, device: &Device) -> gatewarp::Result<()> {
     let mut inputs = vec![0.0f32; program.inputs()];
     inputs[0] = std::f32::consts::PI;
     let inputs = Tensor::from_slice(device, &inputs, &[1, program.inputs()])?;
-    let got = program.expectations(&Batch::new(device, 1).inputs(&inputs), &every_z(qubits)?)?.to_vec::<f32>()?;
+    let got =
+        program.expectations(&Batch::new(device, 1).inputs(&inputs), &every_z(qubits)?)?.to_vec::<f32>()?;
     let mut bits = 1usize;
     for _ in 0..LAYERS {
         for q in 0..qubits {
@@ -64,7 +65,8 @@ fn forward(c: &mut Criterion) -> gatewarp::Result<()> {
     for (qubits, samples) in [(4, 256), (8, 256), (12, 256), (22, 1)] {
         let program = hardware_efficient(qubits)?;
         check(&program, &device)?;
-        let inputs = Tensor::from_slice(&device, &angles(samples * program.inputs()), &[samples, program.inputs()])?;
+        let inputs =
+            Tensor::from_slice(&device, &angles(samples * program.inputs()), &[samples, program.inputs()])?;
         let (batch, sums) = (Batch::new(&device, samples).inputs(&inputs), every_z(qubits)?);
         // A rotation and a phase on every qubit of every layer: ten operations of two per pair.
         group.throughput(Throughput::Elements(((LAYERS * qubits * samples) << qubits) as u64 * 10));
@@ -79,7 +81,8 @@ fn forward(c: &mut Criterion) -> gatewarp::Result<()> {
 fn gradient(c: &mut Criterion) -> gatewarp::Result<()> {
     let (device, qubits, samples) = (Device::cpu(), 8, 64);
     let program = hardware_efficient(qubits)?;
-    let inputs = Tensor::from_slice(&device, &angles(samples * program.inputs()), &[samples, program.inputs()])?;
+    let inputs =
+        Tensor::from_slice(&device, &angles(samples * program.inputs()), &[samples, program.inputs()])?;
     let weights: Vec<f32> = (0..qubits).map(|q| 0.5 + 0.1 * q as f32).collect();
     let weights = Tensor::from_slice(&device, &weights, &[qubits])?;
     let (batch, sums) = (Batch::new(&device, samples).inputs(&inputs), every_z(qubits)?);

@@ -7,7 +7,7 @@
 // Traffic   bits ≤ 12: parameters once, program once a block, the result once; the states never leave the chip.
 //           Otherwise one launch a segment, and each amplitude is read and written once in each
 // FLOPs     8 an amplitude for a rotation, 6 for a phase
-// Numerics  angles in f32 with one fma a term, sines from device.cuh; a parameter that is NaN or infinite makes its sample's
+// Numerics  angles in f64 until they are below π/4, sines from device.cuh; a parameter that is NaN or infinite makes its sample's
 //           result NaN and sets the status word
 // Host      bits ≤ 30; samples · blocks < 2^31; every index in the program is in range
 // Twin      src/statevec/cpu/sweep.rs
@@ -182,6 +182,29 @@ GW_DEVICE void matrix(float2 (&a)[K], gw::Shared<u32> words, u32 at, const u32 (
         default: { constexpr int FLIP = 15; call; break; } \
     }
 
+// (cos, sin) of sum + constant + quadrant·π/2. A sum that is an f32 keeps all its digits however large it is; another one is
+// reduced in f64, where the rounding of an affine parameter does not show.
+GW_DEVICE float2 turn_of(double sum, float constant, u32 quadrant) {
+    constexpr double TWO_OVER_PI = 0.6366197723675814;
+    constexpr double PI_2 = 1.5707963267948966;
+    constexpr double PI_2_REST = 6.123233995736766e-17;
+    gw::SinCos turn;
+    const float single = static_cast<float>(sum);
+    if (static_cast<double>(single) == sum && constant == 0.0f) {
+        turn = gw::sincos(single);
+    } else {
+        const double turns = ::rint(sum * TWO_OVER_PI);
+        double rest = gw::fma(-turns, PI_2, sum);
+        rest = gw::fma(-turns, PI_2_REST, rest);
+        turn = gw::sincos(static_cast<float>(rest + constant));
+        // Beyond 2^53 quarter turns an f64 has lost the angle too.
+        quadrant += ::fabs(turns) < 9.0e15 ? static_cast<u32>(static_cast<i64>(turns) & 3) : 0u;
+    }
+    const float c = (quadrant & 1u) != 0 ? -turn.sin : turn.cos;
+    const float s = (quadrant & 1u) != 0 ? turn.cos : turn.sin;
+    return (quadrant & 2u) != 0 ? make_float2(-c, -s) : make_float2(c, s);
+}
+
 // Sines and cosines of a segment's variable angles, each computed once for each state of the block.
 GW_DEVICE void coefficients(gw::Shared<u32> words, gw::Shared<float> plane, const float* theta, const float* inputs,
                             u32* status, const Params& p, u32 first_sample, u32 states) {
@@ -189,21 +212,29 @@ GW_DEVICE void coefficients(gw::Shared<u32> words, gw::Shared<float> plane, cons
     for (u32 i = threadIdx.x; i < slots * states; i += BLOCK) {
         const u32 slot = i / states, sample = first_sample + i % states;
         const u32 record = HEADER + 4u * slot;
-        float angle = gw::float_from_bits(words[record + 2]);
+        double sum = 0.0;
+        bool finite = true;
         if (sample < p.samples) {
             for (u32 term = 0; term < words[record + 1]; ++term) {
-                const u32 at = words[record] + 2u * term;
+                const u32 at = words[record] + 3u * term;
                 const u32 source = words[at], index = source & 0x7fffffffu;
                 const float value = (source >> 31) != 0
                                         ? gw::load_global_cached(inputs + sample * p.sample_step + index * p.input_step)
                                         : gw::load_global_cached(theta + index * p.theta_step);
-                angle = gw::fma(gw::float_from_bits(words[at + 1]), value, angle);
+                finite = finite && gw::is_finite(value);
+                const double factor = static_cast<double>(gw::float_from_bits(words[at + 1])) +
+                                      static_cast<double>(gw::float_from_bits(words[at + 2]));
+                sum = gw::fma(factor, static_cast<double>(value), sum);
             }
         }
-        if (!gw::is_finite(angle)) gw::atomic_or_global(status + STATUS_PARAMETER, 1u);
-        const gw::SinCos turn = gw::sincos(angle);
-        plane[2u * i] = turn.cos;
-        plane[2u * i + 1u] = turn.sin;
+        float2 turn = make_float2(NAN, NAN);
+        if (finite) {
+            turn = turn_of(sum, gw::float_from_bits(words[record + 2]), words[record + 3]);
+        } else {
+            gw::atomic_or_global(status + STATUS_PARAMETER, 1u);
+        }
+        plane[2u * i] = turn.x;
+        plane[2u * i + 1u] = turn.y;
     }
 }
 

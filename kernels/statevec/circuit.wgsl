@@ -4,8 +4,8 @@
 // Mapping   2^(bits-4) invocations a state, workgroup 256: a workgroup holds 2^(12-bits) states, or 2^(bits-12) hold one
 // Shared    one f32 plane of 4096 words for exchanges, coefficients and reductions: all 16 KiB there are, so n = 12 fits
 // Traffic   bits ≤ 12: parameters once, the result once; the states never leave the workgroup
-// Numerics  as circuit.cu; sines by Cody–Waite reduction and polynomials, for WGSL's own promise only 2^-11. Angles beyond
-//           ±2^17 lose accuracy in proportion to their size
+// Numerics  as circuit.cu; sines by reduction and polynomials of our own, for WGSL's promise only 2^-11. Angles beyond some
+//           thousand radians lose accuracy in proportion to their size
 // Host      bits ≤ 30; every index in the program is in range; offsets in elements below 2^32
 // Twin      kernels/statevec/circuit.cu
 struct Params {
@@ -121,11 +121,28 @@ fn times(x: vec2<f32>, y: vec2<f32>) -> vec2<f32> {
 
 fn entry(at: u32) -> vec2<f32> { return bitcast<vec2<f32>>(vec2<u32>(program[at], program[at + 1u])); }
 
-// (cos, sin) of a finite angle. π/2 in three floats; the quadrant's low bits choose sign and function.
-fn cos_sin(angle: f32) -> vec2<f32> {
-    let q = round(angle * 0.63661977);
-    var r = fma(q, -1.5707963705062866, angle);
-    r = fma(q, 4.371138828673793e-08, r);
+// An angle as whole quarter turns and a remainder.
+struct Angle {
+    rest: f32,
+    quadrant: u32,
+}
+
+// factor · value, factor = high + low. The product of twelve leading bits with twelve leading bits is exact, and quarter turns
+// leave it in parts of π/2 whose multiples are exact too: nothing rounds at the size of the angle.
+fn product(high: f32, low: f32, value: f32) -> Angle {
+    let leading = bitcast<f32>(bitcast<u32>(value) & 0xfffff000u);
+    let large = high * leading;
+    let small = high * (value - leading) + low * value;
+    let q = round(large * 0.63661977);
+    let rest = ((large - q * 1.5703125) - q * 0.000483751296997) - q * 7.54978995489e-08;
+    // Only the low bits count; a quotient too large for an i32 has lost them anyway.
+    return Angle(rest + small, bitcast<u32>(i32(clamp(q, -2.0e9, 2.0e9))));
+}
+
+// (cos, sin) of a finite angle.
+fn cos_sin(angle: Angle) -> vec2<f32> {
+    let q = round(angle.rest * 0.63661977);
+    let r = ((angle.rest - q * 1.5703125) - q * 0.000483751296997) - q * 7.54978995489e-08;
     let t = r * r;
     var s = fma(t, -0.000195019533081, 0.00833208618373);
     s = fma(t, s, -0.166666544577);
@@ -133,8 +150,7 @@ fn cos_sin(angle: f32) -> vec2<f32> {
     var c = fma(t, 2.44617940875e-05, -0.00138876392938);
     c = fma(t, c, 0.041666654428);
     c = fma(t * t, c, fma(t, -0.5, 1.0));
-    // Only the low bits count; a quotient too large for an i32 has lost them anyway.
-    let quadrant = bitcast<u32>(i32(clamp(q, -2.0e9, 2.0e9)));
+    let quadrant = angle.quadrant + bitcast<u32>(i32(clamp(q, -2.0e9, 2.0e9)));
     let swapped = (quadrant & 1u) != 0u;
     let sine = select(s, c, swapped);
     let cosine = select(c, s, swapped);
@@ -210,11 +226,11 @@ fn coefficients(segment: u32, index: u32, first_sample: u32, states: u32) {
     for (var i = index; i < slots * states; i += BLOCK) {
         let record = segment + HEADER + 4u * (i / states);
         let of_sample = first_sample + i % states;
-        var angle = bitcast<f32>(program[record + 2u]);
+        var angle = Angle(bitcast<f32>(program[record + 2u]), program[record + 3u]);
         var spoiled = false;
         if (of_sample < params.samples) {
             for (var term = 0u; term < program[record + 1u]; term += 1u) {
-                let at = segment + program[record] + 2u * term;
+                let at = segment + program[record] + 3u * term;
                 let source = program[at];
                 var value = 0.0;
                 if ((source >> 31u) != 0u) {
@@ -224,10 +240,10 @@ fn coefficients(segment: u32, index: u32, first_sample: u32, states: u32) {
                     value = theta[params.theta_first + source * params.theta_step];
                 }
                 spoiled = spoiled || !is_finite(value);
-                angle = fma(bitcast<f32>(program[at + 1u]), value, angle);
+                let part = product(bitcast<f32>(program[at + 1u]), bitcast<f32>(program[at + 2u]), value);
+                angle = Angle(angle.rest + part.rest, angle.quadrant + part.quadrant);
             }
         }
-        spoiled = spoiled || !is_finite(angle);
         if (spoiled) {
             atomicOr(&status[STATUS_PARAMETER], 1u);
         }

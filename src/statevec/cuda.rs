@@ -200,7 +200,11 @@ mod tests {
                     }
                     let (loads, stores) = plan.traffic(plan.launches.len() - 1, samples as u64, n, n as u64);
                     let moved = cuda.last_launch().expect("the emulator counts");
-                    assert_eq!((moved.bytes_loaded, moved.bytes_stored), (loads, stores), "n = {n}, {samples} samples");
+                    assert_eq!(
+                        (moved.bytes_loaded, moved.bytes_stored),
+                        (loads, stores),
+                        "n = {n}, {samples} samples"
+                    );
                 }
             }
         }

@@ -6,18 +6,20 @@
 //! ```text
 //! 0 words  1 flags  2 slots  3 operations or strings  4 origin  5 where they start  6 first string  7 words of the next
 //! 8..12 XOR of each register bit  12..40 XOR of each thread bit
-//! 40.. slots    {first term, terms, constant, –}          then terms {source, factor}
+//! 40.. slots    {first term, terms, constant, quadrant}   then terms {source, factor high, factor low}
 //!      operation {opcode | flip << 8 | roles << 16 | controls << 24, slot, cos, sin}, parities, matrix entries
 //!      string    {thread mask, register mask | odd << 31, coefficient, observable | last << 31}
 //! ```
 //!
 //! A parity is {thread mask, register mask | odd << 31}; a source is the index of a parameter, with the top bit for inputs.
+//! An angle is Σ factor·parameter + constant + quadrant·π/2 with |constant| ≤ π/4, so that no rounding grows with its size.
 
 use super::lower::{Action, Frame, Lowered, Parity, Step, odd_bits};
 use super::observables::StringGroup;
 use super::parameter::{Angle, Variable};
 use super::plan::{self, Pass, Shape, Sweep};
 use super::subspace::{complement, coordinates, pull_back};
+use std::f64::consts::FRAC_PI_2;
 
 /// Log₂ of the amplitudes a thread holds.
 const REGISTER_BITS: usize = 4;
@@ -91,18 +93,34 @@ struct Encoder<'a> {
     last: Option<Mapping>,
 }
 
+/// A variable angle.
+struct Slot {
+    constant: f64,
+    /// (source, factor)
+    terms: Vec<(u32, f64)>,
+}
+
+/// Words of a slot and of a term.
+const SLOT_WORDS: usize = 4;
+const TERM_WORDS: usize = 3;
+
+impl Slot {
+    fn words(&self) -> usize {
+        SLOT_WORDS + TERM_WORDS * self.terms.len()
+    }
+}
+
 /// A segment being filled.
 #[derive(Default)]
 struct Open {
-    /// (constant part, terms)
-    slots: Vec<(f32, Vec<(u32, f32)>)>,
+    slots: Vec<Slot>,
     ops: Vec<u32>,
     count: u32,
 }
 
 impl Open {
     fn words(&self) -> usize {
-        HEADER + self.slots.iter().map(|(_, terms)| 4 + 2 * terms.len()).sum::<usize>() + self.ops.len()
+        HEADER + self.slots.iter().map(Slot::words).sum::<usize>() + self.ops.len()
     }
 }
 
@@ -181,7 +199,7 @@ impl Encoder<'_> {
             Some(Angle { of: None, offset, .. }) => constant = (offset.cos() as f32, offset.sin() as f32),
             Some(angle) => {
                 slot = 0;
-                open.slots.push((angle.offset as f32, vec![term(angle)]));
+                open.slots.push(Slot { constant: angle.offset, terms: vec![term(angle)] });
             }
             None => {}
         }
@@ -213,22 +231,27 @@ impl Encoder<'_> {
         let exchange = self.last.as_ref().is_some_and(|last| last != mapping);
         let first = self.out.words.len();
         let mut words = vec![0u32; HEADER];
-        let terms: usize = open.slots.iter().map(|(_, terms)| terms.len()).sum();
-        let mut term_at = HEADER + 4 * open.slots.len();
+        let terms: usize = open.slots.iter().map(|slot| slot.terms.len()).sum();
+        let mut term_at = HEADER + SLOT_WORDS * open.slots.len();
         words[1] = flags | if exchange { EXCHANGE } else { 0 };
         words[2] = open.slots.len() as u32;
         words[3] = open.count;
         words[4] = mapping.origin;
-        words[5] = (term_at + 2 * terms) as u32;
+        words[5] = (term_at + TERM_WORDS * terms) as u32;
         words[6] = first_string;
         words[8..8 + mapping.registers.len()].copy_from_slice(&mapping.registers);
         words[12..12 + mapping.threads.len()].copy_from_slice(&mapping.threads);
-        for (constant, terms) in &open.slots {
-            words.extend([term_at as u32, terms.len() as u32, constant.to_bits(), 0]);
-            term_at += 2 * terms.len();
+        for slot in &open.slots {
+            let quadrant = (slot.constant / FRAC_PI_2).round();
+            let rest = (slot.constant - quadrant * FRAC_PI_2) as f32;
+            let quadrant = quadrant.rem_euclid(4.0) as u32;
+            words.extend([term_at as u32, slot.terms.len() as u32, rest.to_bits(), quadrant]);
+            term_at += TERM_WORDS * slot.terms.len();
         }
-        for (_, terms) in &open.slots {
-            words.extend(terms.iter().flat_map(|&(source, factor)| [source, factor.to_bits()]));
+        for (source, factor) in open.slots.iter().flat_map(|slot| &slot.terms) {
+            // Twelve bits, so that their product with twelve bits of the parameter is exact.
+            let high = f32::from_bits((*factor as f32).to_bits() & 0xffff_f000);
+            words.extend([*source, high.to_bits(), ((factor - f64::from(high)) as f32).to_bits()]);
         }
         words.extend(open.ops);
         words[0] = words.len() as u32;
@@ -250,7 +273,7 @@ impl Encoder<'_> {
         let mapping =
             Mapping { origin: frame.origin, registers: registers.to_vec(), threads: threads.to_vec() };
         let constant: f64 = global_phase.iter().map(|angle| angle.offset).sum();
-        let variable: Vec<(u32, f32)> =
+        let variable: Vec<(u32, f64)> =
             global_phase.iter().filter(|angle| angle.of.is_some()).map(|&angle| term(angle)).collect();
         let mut phases: Vec<Open> = Vec::new();
         let phase = |slot: u32, turn: f64| {
@@ -259,8 +282,9 @@ impl Encoder<'_> {
         if constant != 0.0 {
             phases.push(Open { slots: Vec::new(), ops: phase(NO_SLOT, constant), count: 1 });
         }
-        for terms in variable.chunks((SEGMENT_WORDS - HEADER - 8) / 2) {
-            phases.push(Open { slots: vec![(0.0, terms.to_vec())], ops: phase(0, 0.0), count: 1 });
+        for terms in variable.chunks((SEGMENT_WORDS - HEADER - 8) / TERM_WORDS) {
+            let slot = Slot { constant: 0.0, terms: terms.to_vec() };
+            phases.push(Open { slots: vec![slot], ops: phase(0, 0.0), count: 1 });
         }
         // Even without a phase the segment is there: its mapping is where the kernel stores from.
         if phases.is_empty() {
@@ -335,13 +359,13 @@ fn front(basis: &[u32], vectors: &[u32]) -> Vec<u32> {
     all.filter(|&vector| space.insert(vector)).collect()
 }
 
-fn term(angle: Angle) -> (u32, f32) {
+fn term(angle: Angle) -> (u32, f64) {
     let source = match angle.of {
         Some(Variable::Input(i)) => i as u32 | 1 << 31,
         Some(Variable::Theta(i)) => i as u32,
         None => 0,
     };
-    (source, angle.scale as f32)
+    (source, angle.scale)
 }
 
 fn parity_words(mapping: &Mapping, parity: Parity) -> [u32; 2] {
