@@ -6,7 +6,7 @@
 // Traffic   gates twice, every list once. One block is enough: 10^5 pairs are 400 KB
 // Numerics  select 0: gate neither 0 nor NaN; 1: gate 0. A key head is listed if one of its group is selected and none is NaN
 // Host      batch · heads < 2^31, heads a multiple of kv_heads
-// Twin      src/task_heads/cpu.rs
+// Twin      src/task_heads/cpu.rs        Source  our own
 #include "device.cuh"
 
 namespace {

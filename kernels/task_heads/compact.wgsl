@@ -7,7 +7,7 @@
 // Numerics  select 0: gate neither 0 nor NaN; 1: gate 0; by bits. A key head is listed if one of its group is selected and none
 //           is NaN
 // Host      batch · heads < 2^31, heads a multiple of kv_heads
-// Twin      src/task_heads/cpu.rs
+// Twin      src/task_heads/cpu.rs        Source  our own
 struct Params {
     gates_offset: u32, order_offset: u32, kv_order_offset: u32, counts_offset: u32, active_offset: u32,
     pairs: u32, key_pairs: u32, group: u32,

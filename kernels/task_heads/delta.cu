@@ -5,7 +5,8 @@
 // Shared    8 warp sums
 // Traffic   a and b of the masked pairs once; those of the others are not read
 // Numerics  f32; lanes, then a butterfly, then warps in order: an order that depends on rows and columns alone
-// Twin      src/task_heads/cpu.rs
+// Host      batch · heads < 2^31
+// Twin      src/task_heads/cpu.rs        Source  our own
 #include "device.cuh"
 
 namespace {

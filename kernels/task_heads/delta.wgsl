@@ -5,7 +5,8 @@
 // Shared    256 partial sums = 1 KiB
 // Traffic   a and b of the masked pairs once; those of the others are not read
 // Numerics  f32; invocations, then a halving tree: an order that depends on rows and columns alone
-// Twin      src/task_heads/cpu.rs
+// Host      batch · heads < 2^31; every element index < 2^32
+// Twin      src/task_heads/cpu.rs        Source  our own
 struct Params {
     a_offset: u32, a_stride_b: u32, a_stride_h: u32, a_stride_r: u32,
     b_offset: u32, b_stride_b: u32, b_stride_h: u32, b_stride_r: u32,

@@ -3,7 +3,7 @@
 // Mapping   persistent, block 256; a block takes 64 rows of one pair at a time, from the list's inactive part only
 // Traffic   4 bytes an element of the inactive pairs; nothing but the gates where the target is known to hold zeros
 // Host      heads = owners · group; columns ≥ 1
-// Twin      src/task_heads/cpu.rs
+// Twin      src/task_heads/cpu.rs        Source  our own
 #include "device.cuh"
 
 namespace {
@@ -27,11 +27,13 @@ constexpr u32 ROWS = 64;
 
 GW_KERNEL(256, 1)
 task_heads_fill_f32(float* target, const u32* order, const u32* counts, const float* gates, FillParams p) {
-    const u32 active = gw::load_global_cached(counts + p.list);
+    // The lists are the caller's to keep: a count or a pair that cannot be is not used as an index.
+    const u32 active = min(gw::load_global_cached(counts + p.list), p.pairs);
     const u32 tiles = p.rows / ROWS + (p.rows % ROWS != 0 ? 1 : 0);
     const i64 work = static_cast<i64>(p.pairs - active) * tiles;
     for (i64 item = blockIdx.x; item < work; item += gridDim.x) {
         const u32 pair = gw::load_global_cached(order + active + item / tiles);
+        if (pair >= p.pairs) continue;
         const u32 row0 = static_cast<u32>(item % tiles) * ROWS;
         bool is_nan = false;
         for (u32 member = 0; member < p.group; ++member)

@@ -3,7 +3,7 @@
 // Mapping   persistent, workgroup 256; a workgroup takes 64 rows of one pair at a time, from the list's inactive part only
 // Traffic   4 bytes an element of the inactive pairs; nothing but the gates where the target is known to hold zeros
 // Host      heads = owners · group; columns ≥ 1; every element index < 2^32
-// Twin      src/task_heads/cpu.rs
+// Twin      src/task_heads/cpu.rs        Source  our own
 struct Params {
     target_offset: u32, stride_b: u32, stride_o: u32, stride_r: u32,
     order_offset: u32, counts_offset: u32, gates_offset: u32,
@@ -32,11 +32,13 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let active_count = counts[params.counts_offset + params.list];
+    // The lists are the caller's to keep: a count or a pair that cannot be is not used as an index.
+    let active_count = min(counts[params.counts_offset + params.list], params.pairs);
     let tiles = params.rows / ROWS + select(0u, 1u, params.rows % ROWS != 0u);
     let work = (params.pairs - active_count) * tiles;
     for (var item = workgroup.x; item < work; item += workgroups.x) {
         let pair = order[params.order_offset + active_count + item / tiles];
+        if (pair >= params.pairs) { continue; }
         let row0 = item % tiles * ROWS;
         var is_nan = false;
         for (var member = 0u; member < params.group; member += 1u) {

@@ -4,6 +4,7 @@
 // Traffic   3·heads reads a pair, from cache
 // Numerics  sigmoid δ(1 − g); softmax δ − pΣδ; renormalised top-k δ − gΣδ; straight-through P(δ − pΣδ), P = Σp of the kept heads.
 //           No division by g
+// Host      batch · heads < 2^31
 // Twin      src/task_heads/cpu.rs        Source  arXiv:1308.3432 (straight-through)
 #include "device.cuh"
 

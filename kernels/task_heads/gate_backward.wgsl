@@ -4,6 +4,7 @@
 // Traffic   3·heads reads a pair, from cache
 // Numerics  sigmoid δ(1 − g); softmax δ − pΣδ; renormalised top-k δ − gΣδ; straight-through P(δ − pΣδ), P = Σp of the kept heads.
 //           No division by g
+// Host      batch · heads < 2^31; every element index < 2^32
 // Twin      src/task_heads/cpu.rs        Source  arXiv:1308.3432 (straight-through)
 struct Params {
     delta_offset: u32, gates_offset: u32, probabilities_offset: u32, dz_offset: u32,

@@ -4,7 +4,8 @@
 //           is the same on every run
 // Traffic   ids once a thread, from cache; dz once
 // Bad id    equals no task, so it is not summed; neither is NO_TASK
-// Twin      src/task_heads/cpu.rs
+// Host      batch · heads < 2^31
+// Twin      src/task_heads/cpu.rs        Source  our own
 #include "device.cuh"
 
 namespace {

@@ -4,7 +4,8 @@
 //           the sum is the same on every run
 // Traffic   ids once an invocation, from cache; dz once
 // Bad id    equals no task, so it is not summed; neither is NO_TASK
-// Twin      src/task_heads/cpu.rs
+// Host      batch · heads < 2^31; every element index < 2^32
+// Twin      src/task_heads/cpu.rs        Source  our own
 struct Params {
     dz_offset: u32, id_offset: u32, id_stride: u32, out_offset: u32,
     batch: u32, heads: u32, tasks: u32,

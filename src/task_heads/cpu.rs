@@ -80,7 +80,16 @@ impl Steps for CpuSteps {
         let per_owner = sizes.heads / owners;
         let gates = elements::<f32>(&fill.gates)?;
         let count = elements::<u32>(&fill.counts)?[fill.owner as usize] as usize;
-        let suffix = &elements::<u32>(&fill.order)?[count..];
+        let order = elements::<u32>(&fill.order)?;
+        // The lists are the caller's to keep. Two entries of one pair would write the same rows from two threads.
+        let suffix = order.get(count..).filter(|suffix| {
+            suffix.windows(2).all(|w| w[0] < w[1])
+                && suffix.last().is_none_or(|&p| (p as usize) < order.len())
+        });
+        let suffix = suffix.ok_or_else(|| {
+            let reason = format!("and `counts` are not a list of active pairs: {count} of {}", order.len());
+            Error::argument("task_heads", "order", reason)
+        })?;
         let rows = RowsMut::new(target)?;
         suffix.par_iter().with_min_len(PARALLEL_ELEMENTS.div_ceil(rows.elements)).for_each(|&pair| {
             let pair = pair as usize;

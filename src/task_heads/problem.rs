@@ -242,6 +242,11 @@ fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &De
                 return Err(Error::shape(op, "logits", format!("[tasks, {}]", sizes.heads), logits.shape()));
             }
             validate::tensor(op, "logits", logits, DType::F32, device)?;
+            if count > i32::MAX as usize {
+                let (limit, got) = (i32::MAX.to_string(), count.to_string());
+                let backend = device.backend();
+                return Err(Error::Unsupported { op, backend, what: "number of tasks", limit, got });
+            }
             let ids = task_ids(op, tasks, count, sizes.batch, device)?;
             Ok(Source { values: logits.clone(), ids: Some(ids) })
         }

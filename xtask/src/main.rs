@@ -55,7 +55,8 @@ fn main() -> ExitCode {
         ["shaders"] => setup::tint::obtain().and_then(|tint| shaders::run(&tint)),
         ["gpu-bundle"] => bundle::make(),
         // Called by the bundle's run.sh, on a machine that has neither this repository nor cargo.
-        ["run-bundle", folder] => bundle::runner::run(folder.as_ref()),
+        ["run-bundle", folder] => bundle::runner::run(folder.as_ref(), false),
+        ["run-bundle", folder, "--bench"] => bundle::runner::run(folder.as_ref(), true),
         ["bench-report"] => bench_report::run(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -26,6 +26,8 @@ pub struct Programs {
     pub suites: Vec<Suite>,
     /// Ordinary programs as (name, path).
     pub binaries: Vec<(String, PathBuf)>,
+    /// Benches as (name, path).
+    pub benches: Vec<(String, PathBuf)>,
 }
 
 /// Reads the programs out of the messages of `cargo build --message-format=json`.
@@ -37,13 +39,16 @@ pub fn programs(messages: &str) -> Programs {
         let Some(target) = text(&message["target"]["name"]) else { continue };
         let manifest = text(&message["manifest_path"]).map(PathBuf::from).unwrap_or_default();
         let folder = manifest.parent().map(Path::to_path_buf).unwrap_or_default();
-        if message["profile"]["test"] == true {
-            let package = package_of(message["package_id"].as_str().unwrap_or_default());
-            let is_integration = message["target"]["kind"] == serde_json::json!(["test"]);
-            let name = if is_integration { format!("{package}/{target}") } else { package };
-            programs.suites.push(Suite { name, executable, folder });
-        } else if message["target"]["kind"] == serde_json::json!(["bin"]) {
-            programs.binaries.push((target, executable));
+        let kind = message["target"]["kind"][0].as_str().unwrap_or_default();
+        match (kind, message["profile"]["test"] == true) {
+            ("bench", _) => programs.benches.push((target, executable)),
+            ("bin", false) => programs.binaries.push((target, executable)),
+            (kind, true) => {
+                let package = package_of(message["package_id"].as_str().unwrap_or_default());
+                let name = if kind == "test" { format!("{package}/{target}") } else { package };
+                programs.suites.push(Suite { name, executable, folder });
+            }
+            _ => (),
         }
     }
     programs.suites.sort_by(|a, b| a.name.cmp(&b.name));
@@ -119,7 +124,7 @@ pub fn run(name: &str, command: &mut Command, limit: Duration, mut echo: impl Fn
     Outing { name: name.to_owned(), output, time: start.elapsed(), fault }
 }
 
-/// Builds every test program and ordinary program with `arguments`, and returns where they are.
+/// Builds every test program and ordinary program, and what else `arguments` name; returns where they are.
 pub fn build(arguments: &[&str]) -> Outcome<Programs> {
     let mut command = Command::new(workspace::cargo());
     command.current_dir(workspace::root());
@@ -137,6 +142,7 @@ mod tests {
 {"reason":"compiler-artifact","package_id":"path+file:///r#gatewarp@0.1.0","manifest_path":"/r/Cargo.toml","target":{"kind":["test"],"name":"attention"},"profile":{"test":true},"executable":"/r/target/debug/deps/attention-1"}
 {"reason":"compiler-artifact","package_id":"path+file:///r/xtask#0.0.0","manifest_path":"/r/xtask/Cargo.toml","target":{"kind":["bin"],"name":"xtask"},"profile":{"test":true},"executable":"/r/target/debug/deps/xtask-1"}
 {"reason":"compiler-artifact","package_id":"path+file:///r/cli#gatewarp-cli@0.1.0","manifest_path":"/r/cli/Cargo.toml","target":{"kind":["bin"],"name":"gatewarp"},"profile":{"test":false},"executable":"/r/target/debug/gatewarp"}
+{"reason":"compiler-artifact","package_id":"path+file:///r#gatewarp@0.1.0","manifest_path":"/r/Cargo.toml","target":{"kind":["bench"],"name":"statevec"},"profile":{"test":true},"executable":"/r/target/release/deps/statevec-1"}
 {"reason":"compiler-artifact","package_id":"x","manifest_path":"/x","target":{"kind":["lib"],"name":"half"},"profile":{"test":false},"executable":null}
 {"reason":"build-finished","success":true}
 no JSON at all
@@ -149,6 +155,10 @@ no JSON at all
         assert_eq!(names, ["gatewarp/attention", "xtask"]);
         assert_eq!(found.suites[0].folder, Path::new("/r"));
         assert_eq!(found.binaries, [("gatewarp".to_owned(), PathBuf::from("/r/target/debug/gatewarp"))]);
+        assert_eq!(
+            found.benches,
+            [("statevec".to_owned(), PathBuf::from("/r/target/release/deps/statevec-1"))]
+        );
     }
 
     fn shell(script: &str) -> Outing {

@@ -134,7 +134,7 @@ unsafe fn all_rows<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bo
     unsafe {
         macro_rules! blocks {
             ($height:expr) => {
-                while i + $height <= rows {
+                while rows - i >= $height {
                     block::<S, { $height }, V, BY_COLUMNS, WHOLE>(simd, raw, i, j, cols);
                     i += $height;
                 }

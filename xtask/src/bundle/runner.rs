@@ -11,11 +11,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Backends that need hardware.
-const BACKENDS: [&str; 2] = ["cuda", "wgpu"];
+pub const BACKENDS: [&str; 2] = ["cuda", "wgpu"];
 const SUITE_LIMIT: Duration = Duration::from_secs(20 * 60);
 
-/// Runs conformance and every test program on each hardware backend of this machine; writes `results/` into `bundle`.
-pub fn run(bundle: &Path) -> Outcome {
+/// Runs conformance and every test program on each hardware backend of this machine, and the benches if asked to; writes
+/// `results/` into `bundle`.
+pub fn run(bundle: &Path, with_benches: bool) -> Outcome {
     let bundle =
         bundle.canonicalize().map_err(|error| format!("no bundle at {}: {error}", bundle.display()))?;
     let results = bundle.join("results");
@@ -41,6 +42,17 @@ pub fn run(bundle: &Path) -> Outcome {
             }
         }
     }
+    if with_benches {
+        for program in programs(&bundle.join("benches"))? {
+            let stem = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let mut command = Command::new(&program);
+            outings.push(as_one_test(
+                &format!("bench/{stem}"),
+                command.current_dir(&bundle).arg("--bench"),
+                &results,
+            )?);
+        }
+    }
     write(&results.join("junit.xml"), &junit::document(&outings))?;
     let summary = summary(&bundle, &outings);
     print!("\n{summary}");
@@ -58,9 +70,9 @@ fn write(path: &Path, text: &str) -> Outcome {
 
 fn run_backend(bundle: &Path, results: &Path, backend: &str, device: &str) -> Outcome<Vec<Outing>> {
     let mut outings = Vec::new();
-    let name = format!("{backend}/validate");
     let mut command = Command::new(bundle.join("bin/gatewarp"));
-    outings.push(validate(&name, command.args(["validate", "--device", device, "--json"]), results)?);
+    command.args(["validate", "--device", device, "--json"]);
+    outings.push(as_one_test(&format!("{backend}/validate"), &mut command, results)?);
     for program in programs(&bundle.join("tests"))? {
         let stem = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name = format!("{backend}/{stem}");
@@ -87,8 +99,8 @@ fn filter(stem: &str, backend: &str, device: &str) -> String {
     if stem.contains('-') { format!("{device}::") } else { format!("{backend}::") }
 }
 
-/// The conformance suite counts as one test: its report says the rest.
-fn validate(name: &str, command: &mut Command, results: &Path) -> Outcome<Outing> {
+/// Runs a program that is no test harness; it counts as one test, and its log says the rest.
+fn as_one_test(name: &str, command: &mut Command, results: &Path) -> Outcome<Outing> {
     let mut log = log_file(results, name)?;
     println!("\n--> {name}");
     let start = Instant::now();
@@ -101,7 +113,7 @@ fn validate(name: &str, command: &mut Command, results: &Path) -> Outcome<Outing
         Ok(process::Ending::Exited(true, _)) => Verdict::Passed,
         _ => Verdict::Failed,
     };
-    Ok(single(name, "conformance", verdict, start.elapsed()))
+    Ok(single(name, "exit status", verdict, start.elapsed()))
 }
 
 /// A backend without hardware: skipped visibly, or failed where it was required.
