@@ -41,8 +41,6 @@ constexpr u32 BLOCK = 256, PLANE = 4096, SEGMENT_WORDS = 2048, HEADER = 40;
 constexpr int K = 16;
 constexpr u32 NONE = 0xffffffffu;
 constexpr u32 STATUS_PARAMETER = 2;
-// Strings reduced together: 16 values of 256 threads fill the plane.
-constexpr u32 STRINGS = 16;
 
 GW_DEVICE u32 odd(u32 x) {
     x ^= x >> 16;
@@ -291,17 +289,14 @@ GW_DEVICE void run_ops(float2 (&a)[K], gw::Shared<u32> words, gw::Shared<float> 
                 break;
             }
             default: {
-                u32 index[K];
-#pragma unroll
-                for (int j = 0; j < K; ++j) index[j] = 0;
-                for (u32 i = 0; i < role_count; ++i) {
-                    const u32 bits = parity_bits(words, roles_at + 2u * i, place.thread);
-#pragma unroll
-                    for (int j = 0; j < K; ++j) index[j] |= (bits >> j & 1u) << i;
-                }
+                // The roles are read again for each register: an array of indices would live in slow local memory.
 #pragma unroll
                 for (int j = 0; j < K; ++j) {
-                    if ((active >> j & 1u) != 0) a[j] = times(entry(words, at + 2u * index[j]), a[j]);
+                    u32 index = 0;
+                    for (u32 i = 0; i < role_count; ++i) {
+                        index |= (parity_bits(words, roles_at + 2u * i, place.thread) >> j & 1u) << i;
+                    }
+                    if ((active >> j & 1u) != 0) a[j] = times(entry(words, at + 2u * index), a[j]);
                 }
                 at += 2u << role_count;
                 break;
@@ -310,7 +305,7 @@ GW_DEVICE void run_ops(float2 (&a)[K], gw::Shared<u32> words, gw::Shared<float> 
     }
 }
 
-// Reduces a segment's strings over the block's part of each state. The first thread of each state keeps the running sum of
+// Reduces a segment's strings, at most 16 (of 256 threads each: that fills the plane), over the block's part of each state. The first thread of each state keeps the running sum of
 // an observable and stores it after its last string.
 GW_DEVICE void measure(const float2 (&a)[K], gw::Shared<u32> words, gw::Shared<float> plane, float* out, const Params& p,
                        const Place& place, u32 threads, bool bad, float& running) {
@@ -329,11 +324,12 @@ GW_DEVICE void measure(const float2 (&a)[K], gw::Shared<u32> words, gw::Shared<f
         float level[K];
 #pragma unroll
         for (int j = 0; j < K; ++j) level[j] = (signs >> j & 1u) != 0 ? -part[j] : part[j];
+        // Pairwise, each level spelt out: a loop over levels is not unrolled, and the array leaves the registers.
 #pragma unroll
-        for (int half = K / 2; half > 0; half /= 2) {
+        for (int j = 0; j < 8; ++j) level[j] += level[j + 8];
 #pragma unroll
-            for (int j = 0; j < half; ++j) level[j] += level[j + half];
-        }
+        for (int j = 0; j < 4; ++j) level[j] += level[j + 4];
+        level[0] = (level[0] + level[2]) + (level[1] + level[3]);
         plane[s * BLOCK + threadIdx.x] = level[0];
     }
     gw::sync_threads();
