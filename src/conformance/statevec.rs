@@ -38,6 +38,9 @@ struct Placed {
     factors: Vec<(char, usize)>,
 }
 
+/// Terms of an observable: a coefficient, and a Pauli matrix for each qubit it acts on.
+type Terms = Vec<(f64, Vec<(char, usize)>)>;
+
 /// A batch of runs of one circuit.
 struct Case {
     qubits: usize,
@@ -47,8 +50,7 @@ struct Case {
     inputs: Vec<f32>,
     /// Normalised, `[samples, 2^qubits]`; |0…0⟩ if absent.
     initial: Option<Vec<Complex32>>,
-    /// Terms (coefficient, factors) of each observable.
-    observables: Vec<Vec<(f64, Vec<(char, usize)>)>>,
+    observables: Vec<Terms>,
     weights: Vec<f32>,
 }
 
@@ -143,7 +145,7 @@ impl Case {
             let support: Vec<usize> = (0..qubits).filter(|_| random.one_in(2)).collect();
             (signed(random, 2.0), letters(random, &support))
         };
-        let observables: Vec<Vec<_>> = (0..random.between(1, 4))
+        let observables: Vec<Terms> = (0..random.between(1, 4))
             .map(|_| (0..random.between(1, 3)).map(|_| term(&mut random)).collect())
             .collect();
         Self {
@@ -172,7 +174,7 @@ impl Case {
     }
 
     fn sums(&self) -> Result<Vec<PauliSum>> {
-        let sum = |terms: &Vec<(f64, Vec<(char, usize)>)>| {
+        let sum = |terms: &Terms| {
             terms
                 .iter()
                 .try_fold(PauliSum::new(), |sum, (coefficient, factors)| sum.plus(*coefficient, factors))
@@ -338,7 +340,7 @@ fn states(case: &Case) -> std::result::Result<Vec<Vec<C>>, Failure> {
 }
 
 /// Σ c·⟨ψ|P|ψ⟩.
-fn expectation(state: &[C], terms: &[(f64, Vec<(char, usize)>)]) -> f64 {
+fn expectation(state: &[C], terms: &Terms) -> f64 {
     let term = |(coefficient, factors): &(f64, Vec<(char, usize)>)| {
         // −i·P is the rotation by π.
         let image = factors.iter().fold(state.to_vec(), |state, &(letter, qubit)| {
@@ -351,7 +353,7 @@ fn expectation(state: &[C], terms: &[(f64, Vec<(char, usize)>)]) -> f64 {
 }
 
 /// Σ |c| of an observable.
-fn size(terms: &[(f64, Vec<(char, usize)>)]) -> f64 {
+fn size(terms: &Terms) -> f64 {
     terms.iter().map(|term| term.0.abs()).sum()
 }
 
@@ -431,7 +433,7 @@ fn expectations(device: &Device, number: usize, seed: u64) -> Checked {
         let mut out = Output::new(device, &[case.samples, sums.len()])?;
         case.program()?.expectations_into(&tensors.batch(device, case), &sums, &mut out.view_mut()?)?;
         // ⟨ψ|P|ψ⟩ is quadratic and |P| is 1: twice the state's error, and the rounding of the sum.
-        let expected = |state: &Vec<C>, terms: &Vec<_>| {
+        let expected = |state: &Vec<C>, terms: &Terms| {
             let tolerance = (2.0 * case.tolerance() + 8.0 * U) * size(terms);
             Some(Expected { value: expectation(state, terms), tolerance })
         };
