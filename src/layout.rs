@@ -182,7 +182,7 @@ impl Layout {
         }
         let mut out = *self;
         out.shape[dim] = len;
-        if len > 0 {
+        if !out.is_empty() {
             out.offset += start * self.strides[dim];
         }
         Ok(out)

@@ -93,6 +93,15 @@ fn mixed_memory(device: &Device) -> Error {
     Error::Device { op: "tensor", arg: "memory", expected: device.name(), got: "another device".into() }
 }
 
+/// Host memory for a copy; its size is the caller's, so running out is an error.
+fn zeros<T: Element>(count: usize) -> Result<Vec<T>> {
+    let bytes = (count as u64).saturating_mul(size_of::<T>() as u64);
+    let mut out = Vec::new();
+    out.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { requested: bytes, available: 0 })?;
+    out.resize(count, T::zeroed());
+    Ok(out)
+}
+
 impl Tensor {
     /// A tensor of zeros.
     ///
@@ -141,9 +150,10 @@ impl Tensor {
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         let mut out = Self::zeros(device, self.dtype, self.shape())?;
         if !self.layout.is_empty() {
-            let mut bytes = vec![0; self.layout.len() * self.dtype.size()];
-            self.view().memory.download(&self.device, 0, &mut bytes)?;
-            out.buffer.upload(0, &bytes)?;
+            let mut bytes = zeros::<u32>((self.layout.len() * self.dtype.size()).div_ceil(4))?;
+            let bytes = &mut bytemuck::cast_slice_mut(&mut bytes)[..self.layout.len() * self.dtype.size()];
+            self.view().memory.download(&self.device, 0, bytes)?;
+            out.buffer.upload(0, bytes)?;
         }
         Ok(out)
     }
@@ -235,8 +245,9 @@ impl<'a> TensorRef<'a> {
     /// [`Error::InvalidArgument`] if the layout reaches past `bytes` or `device` is not a CUDA device.
     ///
     /// # Safety
-    /// `address..address + bytes` must stay allocated on `device` for `'a`, and work that writes it must be ordered before
-    /// the device's stream.
+    /// Calls only queue work on the device's own stream. `address..address + bytes` must stay allocated on `device`, and not be
+    /// written by others, until [`Device::synchronize`] has returned after the last call that uses the view, which may be
+    /// after `'a`; and whatever wrote it must be complete, or the other stream synchronised, before the first call.
     #[cfg(feature = "cuda")]
     #[allow(unsafe_code)]
     pub unsafe fn from_cuda(
@@ -303,12 +314,14 @@ impl<'a> TensorRef<'a> {
             return Ok(Vec::new());
         }
         let first = self.layout.offset();
-        let mut span = vec![T::zeroed(); self.layout.end() - first];
+        let mut span = zeros::<T>(self.layout.end() - first)?;
         self.memory.download(&self.device, first * size_of::<T>(), bytemuck::cast_slice_mut(&mut span))?;
         if self.layout.is_contiguous() {
             return Ok(span);
         }
-        Ok(self.layout.indices().map(|i| span[i - first]).collect())
+        let mut out = zeros::<T>(self.layout.len())?;
+        out.iter_mut().zip(self.layout.indices()).for_each(|(out, i)| *out = span[i - first]);
+        Ok(out)
     }
 
     /// Sizes of the dimensions.
@@ -380,7 +393,7 @@ impl<'a> TensorMut<'a> {
     /// As [`TensorRef::from_cuda`], and if the layout names an element twice.
     ///
     /// # Safety
-    /// As [`TensorRef::from_cuda`], and nothing else may use the memory for `'a` except work ordered on the device's stream.
+    /// As [`TensorRef::from_cuda`], and nothing else may read the memory either until the device has been synchronised.
     #[cfg(feature = "cuda")]
     #[allow(unsafe_code)]
     pub unsafe fn from_cuda(
@@ -426,14 +439,28 @@ impl<'a> TensorMut<'a> {
         Self::new(self.view.narrow(dim, start, len)?)
     }
 
+    /// The same view, for reading, while `self` is not written through.
+    ///
+    /// ```compile_fail
+    /// # use gatewarp::TensorMut;
+    /// let mut data = [0.0f32; 4];
+    /// let mut out = TensorMut::from_slice(&mut data, &[4]).unwrap();
+    /// let seen = out.view();
+    /// let again = out.reborrow(); // `out` is still borrowed by `seen`
+    /// drop((seen, again));
+    /// ```
+    pub fn view(&self) -> TensorRef<'_> {
+        self.view.clone()
+    }
+
+    /// The same view, borrowed for no longer than `self`.
+    pub(crate) fn as_ref(&self) -> &TensorRef<'_> {
+        &self.view
+    }
+
     /// A shorter borrow of the same view.
     pub fn reborrow(&mut self) -> TensorMut<'_> {
         TensorMut { view: self.view.clone(), _exclusive: PhantomData }
-    }
-
-    /// The view, for reading.
-    pub fn as_ref(&self) -> &TensorRef<'a> {
-        &self.view
     }
 
     /// Pointer to the first element of the view, `None` off the CPU or for another element type.

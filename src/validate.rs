@@ -96,7 +96,9 @@ fn interleaved(a: &TensorRef<'_>, b: &TensorRef<'_>) -> bool {
     if !same_strides {
         return false;
     }
-    let gap = la.offset().abs_diff(lb.offset());
+    // Of addresses, not of offsets: frameworks hand over slices of one allocation with an address each.
+    let (Some((_, first_a, _)), Some((_, first_b, _))) = (byte_range(a), byte_range(b)) else { return false };
+    let gap = (first_a.abs_diff(first_b) / a.dtype().size() as u64) as usize;
     // Dimensions stepped by less than the gap must stay inside it; the others must step over both slices.
     let inner = |l: &crate::tensor::Layout| -> usize {
         (0..rank).filter(|&i| l.step(i) <= gap).map(|i| (l.shape()[i] - 1) * l.step(i)).sum()

@@ -426,7 +426,8 @@ fn tensors_refuse(device: &TestDevice) -> std::result::Result<(), String> {
 fn sizes_that_overflow_are_refused(device: &TestDevice) -> std::result::Result<(), String> {
     let device = &device.handles[0];
     let big = 1usize << 40;
-    for shape in [[usize::MAX, 2, 1, 1], [big, big, 1, 1], [usize::MAX, 0, usize::MAX, 1], [1 << 62, 1, 1, 1]] {
+    for shape in [[usize::MAX, 2, 1, 1], [big, big, 1, 1], [usize::MAX, 0, usize::MAX, 1], [1 << 62, 1, 1, 1]]
+    {
         refused(&format!("{shape:?}"), Tensor::zeros(device, DType::F32, &shape), Argument("shape"))?;
     }
     let layouts = [

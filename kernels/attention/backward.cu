@@ -39,7 +39,7 @@ struct Tiles {
           weights(shared.slice(2 * (ROWS + COLUMNS) * D, ROWS * COLUMNS)) {}
 };
 
-/// What a query row brings besides q and grad_o. A row without keys has lse = −∞; any finite stand-in keeps its p at 0.
+/// What a query row brings besides q and grad_o. A row without keys has lse = −∞, and no weight of it is looked at.
 struct RowTerms {
     float lse_log2, delta, gate;
 
@@ -47,8 +47,7 @@ struct RowTerms {
     GW_DEVICE RowTerms(const BackwardParams& params, const float* lse, const float* delta_of, const float* row_scale,
                        int b, int h, int row) {
         const Problem& p = params.problem;
-        const float natural = gw::load_global_cached(matrix_of(lse, params.lse, b, h, row));
-        lse_log2 = natural == -INFINITY ? 0.0f : natural * gw::LOG2_E;
+        lse_log2 = gw::load_global_cached(matrix_of(lse, params.lse, b, h, row)) * gw::LOG2_E;
         const i64 pair = static_cast<i64>(b) * p.q_heads + h;
         delta = delta_of ? gw::load_global_cached(delta_of + pair * p.q_len + row) : 0.0f;
         gate = row_scale ? gw::load_global_cached(matrix_of(row_scale, p.row_scale, b, h, row)) : 1.0f;

@@ -3,6 +3,7 @@
 //           delta_i = ⟨grad_o_i, o_i⟩ − grad_lse_i
 // Mapping   one invocation per row of an active pair, striding; rows of other pairs are neither read nor written
 // Traffic   o, grad_o once;  FLOPs 2·b·hq·sq·Dv
+// Host      as attention_forward
 // Twin      src/attention/cpu.rs        Source  arXiv:2307.08691, algorithm 2, line 4
 
 @group(0) @binding(0) var<storage, read> o: array<f32>;

@@ -10,7 +10,7 @@
 // Order     v of a tile is copied while its scores are computed, the next k while the values are summed
 // Numerics  f32 accumulate, base-2 exponent; no visible key → o = 0, lse = −∞; a masked NaN never enters: scores by select,
 //           values by leaving the term out in tiles that the causal diagonal crosses, keys ≥ kv_len as zeros
-// Host      rejects dk, dv > 128 and lengths > 2^30
+// Host      rejects dk, dv > 128 and lengths > 2^30 − 64
 // Twin      src/attention/cpu.rs        Source  arXiv:2307.08691 (tiling), arXiv:1805.02867 (online softmax)
 #include "device.cuh"
 #include "attention/tile.cuh"
@@ -126,12 +126,14 @@ GW_DEVICE void forward(Shared<float> shared, const float* q, const float* k, con
             const int row = ty + LANES_Y * i;
             const float weight = sum_over_lanes(total[i]);
             if (row >= rows) continue;
+            // By the mask, not by the weight: scores of −∞ that are seen make NaN, as the formula does.
+            const bool empty = min(last + LANES_Y * i + 1, sample.kv) <= 0;
             const float gate = scales ? gw::load_global_cached(scales + row * p.row_scale.row) : 1.0f;
             const float factor = gate * gw::rcp(weight);
 #pragma unroll
-            for (int x = 0; x < Columns<D>::COUNT; ++x) sum[i][x] = weight == 0.0f ? 0.0f : sum[i][x] * factor;
+            for (int x = 0; x < Columns<D>::COUNT; ++x) sum[i][x] = empty ? 0.0f : sum[i][x] * factor;
             store_row<D>(o_rows + row * params.o.row, sum[i], p.value_dim, p.vectors & O);
-            const float log_sum = weight == 0.0f ? -INFINITY : gw::fma(top[i], gw::LN_2, ::logf(weight));
+            const float log_sum = empty ? -INFINITY : gw::fma(top[i], gw::LN_2, ::logf(weight));
             if (tx == 0) gw::store_global(lse_rows + row * params.lse.row, log_sum);
         }
     }
@@ -139,7 +141,7 @@ GW_DEVICE void forward(Shared<float> shared, const float* q, const float* k, con
 
 }  // namespace attention
 
-#define ATTENTION_FORWARD(D, KEYS, BLOCKS)                                                                                     \
+#define ATTENTION_FORWARD(D, KEYS, BLOCKS)                                                                             \
     GW_KERNEL(attention::THREADS, BLOCKS)                                                                              \
     attention_forward_f32_d##D(const float* q, const float* k, const float* v, float* o, float* lse,                   \
                                const gw::u32* kv_len, const gw::u32* query_offset, const gw::u32* order,               \

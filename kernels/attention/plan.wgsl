@@ -2,10 +2,12 @@
 // Shapes    kv_len, query_offset [b] i32, u32 or i64; order [b·hq], kv_order [b·hk], counts [2], active [b·hq]
 //           plan [2 + 2·b + 2·b·hq + b·hk]: counts; (length, position of query 0) per sample; order; kv_order; active
 // Mapping   one invocation per entry, striding over the largest list
+// Traffic   every list once, 4 bytes an entry (8 where it is i64), and the plan once
 // Why       WebGPU promises 8 storage buffers a shader; without this the attention kernels would need 13
 // Numerics  a length outside 0..=kv_slots becomes −1 (the sample's outputs are NaN) and sets the status word; a position
 //           saturates at ±2³⁰, which no length reaches; an entry that names no pair becomes INVALID and is skipped
 // Host      rejects batch, heads, lengths ≥ 2³⁰
+// Twin      src/attention/cpu.rs        Source  our own
 
 const INVALID: u32 = 0xffffffffu;
 const KIND_NONE: u32 = 3u;      // length: all slots; offset: bottom-right
@@ -74,7 +76,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let kv_order_at = order_at + params.pairs;
     let active_at = kv_order_at + params.kv_pairs;
     let listed = params.has_heads != 0u;
-    for (var i = id.x; i < max(params.batch, params.pairs); i += 64u * groups.x) {
+    for (var i = id.x; i < max(params.batch, max(params.pairs, params.kv_pairs)); i += 64u * groups.x) {
         if (i == 0u) {
             plan[0] = params.pairs;
             plan[1] = params.kv_pairs;

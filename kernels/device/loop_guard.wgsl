@@ -1,8 +1,10 @@
 // device_loop_guard: counts a loop to params.iterations, so that the host can tell whether the driver runs loops to their end.
 // Shapes    count [1]
 // Mapping   one invocation
+// Traffic   4 bytes
 // Why       the lavapipe of Mesa 22 silently leaves loops after 65,535 iterations; every long sum on it would be wrong
 // Host      run once on each software adapter, before the device is handed out
+// Twin      none: the result is params.iterations        Source  our own
 struct Params { iterations: u32 }
 @group(0) @binding(0) var<storage, read_write> count: array<u32>;
 @group(0) @binding(1) var<uniform> params: Params;

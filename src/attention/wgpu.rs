@@ -319,7 +319,7 @@ impl<'a> Call<'a> {
         let [lengths, offsets, counts, order, kv_order, active] = buffers(lists)?;
         let status = Some(self.device.status());
         let bindings = [lengths, offsets, counts, order, kv_order, active, plan.buffer(), status];
-        let invocations = problem.batch.max(self.pairs).max(1);
+        let invocations = problem.batch.max(self.pairs).max(problem.batch * problem.kv_heads).max(1);
         let most = self.device.persistent_workgroups() as usize;
         let workgroups = invocations.div_ceil(INVOCATIONS).min(most) as u32;
         self.device.launch(&WGSL_PLAN, &bindings, bytemuck::bytes_of(&params), [workgroups, 1, 1])?;

@@ -22,36 +22,36 @@ const U: f64 = 1.0 / (1u32 << 24) as f64;
 const FLUSHED: f64 = 1.0 / (1u128 << 105) as f64;
 
 /// A problem, drawn from a seed.
-struct Case {
-    batch: usize,
-    q_heads: usize,
-    kv_heads: usize,
-    q_len: usize,
-    kv_slots: usize,
-    head_dim: usize,
-    value_dim: usize,
-    causal: bool,
+pub(super) struct Case {
+    pub(super) batch: usize,
+    pub(super) q_heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) q_len: usize,
+    pub(super) kv_slots: usize,
+    pub(super) head_dim: usize,
+    pub(super) value_dim: usize,
+    pub(super) causal: bool,
     /// Storage is `[batch, length, heads, dim]`, as frameworks keep it, seen through a permuted view.
-    heads_inside: bool,
+    pub(super) heads_inside: bool,
     /// One number a sample; `None` is bottom-right.
-    offset: Option<Vec<i32>>,
-    kv_len: Option<Vec<u32>>,
+    pub(super) offset: Option<Vec<i32>>,
+    pub(super) kv_len: Option<Vec<u32>>,
     /// Which (sample, query head) pairs take part, if the launch is restricted.
-    active: Option<Vec<bool>>,
+    pub(super) active: Option<Vec<bool>>,
     /// `[batch, q_heads, q_len]`; 1 where the launch is not restricted.
-    row_scale: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    grad_o: Vec<f32>,
-    grad_lse: Vec<f32>,
+    pub(super) row_scale: Vec<f32>,
+    pub(super) q: Vec<f32>,
+    pub(super) k: Vec<f32>,
+    pub(super) v: Vec<f32>,
+    pub(super) grad_o: Vec<f32>,
+    pub(super) grad_lse: Vec<f32>,
 }
 
 impl Case {
-    fn new(number: usize, seed: u64) -> Self {
+    pub(super) fn new(number: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
         // Every third problem covers three tiles of 64 in both directions.
-        let spanning = number % 3 == 0;
+        let spanning = number.is_multiple_of(3);
         let edges = [1, 2, 7, 16, 31, 32, 33, 63, 64, 65, 127, 129];
         let length =
             |random: &mut Random| if spanning { random.between(129, 200) } else { random.choose(&edges) };
@@ -112,7 +112,7 @@ impl Case {
         }
     }
 
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let mut text = format!(
             "batch {} heads {}/{} queries {} keys {} dims {}/{}",
             self.batch, self.q_heads, self.kv_heads, self.q_len, self.kv_slots, self.head_dim, self.value_dim
@@ -145,11 +145,11 @@ impl Case {
 }
 
 /// Tensors of a case on the device, and the list of active heads.
-struct Placed {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grad_o: Tensor,
+pub(super) struct Placed {
+    pub(super) q: Tensor,
+    pub(super) k: Tensor,
+    pub(super) v: Tensor,
+    pub(super) grad_o: Tensor,
     grad_lse: Tensor,
     heads_inside: bool,
     offset: Option<Tensor>,
@@ -178,7 +178,7 @@ fn active_first(on: &[bool]) -> (Vec<u32>, u32) {
 }
 
 impl Placed {
-    fn new(device: &Device, case: &Case) -> Result<Self> {
+    pub(super) fn new(device: &Device, case: &Case) -> Result<Self> {
         let heads = |values: &[f32], shape: [usize; 4]| {
             let [b, h, s, d] = shape;
             if case.heads_inside {
@@ -214,11 +214,11 @@ impl Placed {
         })
     }
 
-    fn view<'a>(&self, tensor: &'a Tensor) -> Result<TensorRef<'a>> {
+    pub(super) fn view<'a>(&self, tensor: &'a Tensor) -> Result<TensorRef<'a>> {
         if self.heads_inside { tensor.view().permute(&[0, 2, 1, 3]) } else { Ok(tensor.view()) }
     }
 
-    fn options(&self) -> AttentionOptions<'_> {
+    pub(super) fn options(&self) -> AttentionOptions<'_> {
         AttentionOptions {
             causal: self.causal,
             query_offset: self
@@ -239,13 +239,13 @@ impl Placed {
 }
 
 /// Expected outputs. `None` marks rows of pairs that take no part; their gradients are 0.
-struct Want {
-    o: Vec<Option<Expected>>,
-    lse: Vec<Option<Expected>>,
-    dq: Vec<Option<Expected>>,
-    dk: Vec<Option<Expected>>,
-    dv: Vec<Option<Expected>>,
-    drow_scale: Vec<Option<Expected>>,
+pub(super) struct Want {
+    pub(super) o: Vec<Option<Expected>>,
+    pub(super) lse: Vec<Option<Expected>>,
+    pub(super) dq: Vec<Option<Expected>>,
+    pub(super) dk: Vec<Option<Expected>>,
+    pub(super) dv: Vec<Option<Expected>>,
+    pub(super) drow_scale: Vec<Option<Expected>>,
 }
 
 /// One query row's softmax over all key slots: probabilities (0 where masked), its lse, and how much larger than u a
@@ -281,7 +281,7 @@ fn softmax(case: &Case, b: usize, row: usize, keys: usize, i: usize) -> Softmax 
 }
 
 /// The definitions, row by row in f64. A gradient's bound is four times the forward bound on its own terms.
-fn reference(case: &Case) -> Want {
+pub(super) fn reference(case: &Case) -> Want {
     let (d, e) = (case.head_dim, case.value_dim);
     let rows = case.batch * case.q_heads * case.q_len;
     let keys_total = case.batch * case.kv_heads * case.kv_slots;

@@ -7,6 +7,7 @@
 mod attention;
 mod compare;
 mod random;
+mod task_heads;
 
 use crate::device::Device;
 use crate::error::Error;
@@ -164,7 +165,7 @@ impl From<Error> for Failure {
 }
 
 /// Every operation, in the order they are run. Another operation's cases are another file and another row.
-const OPERATIONS: &[&[Operation]] = &[attention::OPERATIONS];
+const OPERATIONS: &[&[Operation]] = &[attention::OPERATIONS, task_heads::OPERATIONS];
 
 fn all() -> impl Iterator<Item = &'static Operation> {
     OPERATIONS.iter().copied().flatten()

@@ -26,7 +26,7 @@ impl Random {
 
     /// True once in `n`.
     pub(super) fn one_in(&mut self, n: u64) -> bool {
-        self.word() % n == 0
+        self.word().is_multiple_of(n)
     }
 
     /// One of `choices`, which is not empty.

@@ -13,6 +13,7 @@ pub use probe::{Candidate, DeviceReport};
 pub(crate) use status::{STATUS_WORDS, Status};
 
 use crate::error::{Error, Result};
+use crate::manifest::CudaKernel;
 use crate::tensor::Tensor;
 use std::fmt;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
@@ -199,6 +200,47 @@ impl Device {
             #[cfg(feature = "cuda")]
             Kind::Cuda(device) => device.last_launch(),
             _ => None,
+        }
+    }
+
+    /// Starts a CUDA kernel that no operation owns, for tests of single primitives. Its arguments are the memory of each of
+    /// `tensors`, null for an empty one, then `params`. Devices keep what they compile by `kernel.file` and `kernel.entry`,
+    /// so each must name one text only.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] off CUDA; [`Error::Device`] for a tensor that lives elsewhere; [`Error::Launch`] if the call does
+    /// not fit the row; [`Error::BackendUnavailable`] and [`Error::Compile`] from compiling it.
+    ///
+    /// # Safety
+    /// With this grid and these parameters the kernel must touch no global memory but the tensors'.
+    #[doc(hidden)]
+    #[allow(unsafe_code)]
+    pub unsafe fn launch_cuda(
+        &self,
+        kernel: &'static CudaKernel,
+        grid: [u32; 3],
+        tensors: &mut [Tensor],
+        params: &[u8],
+    ) -> Result<()> {
+        const OP: &str = "Device::launch_cuda";
+        if let Some(other) = tensors.iter().map(Tensor::device).find(|device| !device.is_same(self)) {
+            let (expected, got) = (self.name(), other.name());
+            return Err(Error::Device { op: OP, arg: "tensors", expected, got });
+        }
+        match &self.0 {
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(device) => {
+                let addresses = tensors.iter().map(|tensor| match tensor.buffer() {
+                    Buffer::Cuda(buffer) => buffer.address(),
+                    _ => 0, // not on this device, which was refused above
+                });
+                device.launch(kernel, grid, &addresses.collect::<Vec<_>>(), params)
+            }
+            _ => {
+                let _ = (grid, params); // unused without the feature `cuda`
+                let (what, limit, got) = ("a CUDA kernel", Backend::Cuda.to_string(), kernel.entry.into());
+                Err(Error::Unsupported { op: OP, backend: self.backend(), what, limit, got })
+            }
         }
     }
 

@@ -32,6 +32,13 @@ pub struct DeviceReport {
     pub taken: usize,
 }
 
+impl Candidate {
+    /// Whether it may be taken unasked.
+    fn is_usable(&self) -> bool {
+        self.unavailable.is_none() && !self.software
+    }
+}
+
 impl Device {
     /// The device of `GATEWARP_DEVICE` if that is set, else the first usable of CUDA, hardware wgpu, CPU.
     ///
@@ -41,8 +48,10 @@ impl Device {
         if let Ok(spec) = std::env::var(DEVICE_VARIABLE) {
             return spec.parse();
         }
+        // A device that was found may still refuse to open; the next one is then the best.
+        let open = |candidate: &Candidate| candidate.spec.parse().ok();
         let report = Self::list();
-        report.candidates[report.taken].spec.parse()
+        Ok(report.candidates.iter().filter(|c| c.is_usable()).find_map(open).unwrap_or_else(Self::cpu))
     }
 
     /// Looks for every device. Never panics, whatever drivers are missing or broken.
@@ -56,8 +65,7 @@ impl Device {
             software: false,
             unavailable: None,
         });
-        let usable = |c: &Candidate| c.unavailable.is_none() && !c.software;
-        let taken = candidates.iter().position(usable).unwrap_or(candidates.len() - 1);
+        let taken = candidates.iter().position(Candidate::is_usable).unwrap_or(candidates.len() - 1);
         DeviceReport { candidates, taken }
     }
 }
@@ -76,7 +84,15 @@ fn cuda_candidates() -> Vec<Candidate> {
     match super::cuda::devices() {
         Ok(names) => {
             let with_index = names.into_iter().enumerate();
-            with_index.map(|(index, name)| found(Backend::Cuda, index, name, false)).collect()
+            with_index
+                .map(|(index, device)| match device {
+                    Ok(name) => found(Backend::Cuda, index, name, false),
+                    Err(reason) => {
+                        let refused = found(Backend::Cuda, index, "refused".into(), false);
+                        Candidate { unavailable: Some(reason), ..refused }
+                    }
+                })
+                .collect()
         }
         Err(reason) => vec![missing(Backend::Cuda, reason)],
     }

@@ -6,7 +6,7 @@
 pub(crate) mod attention;
 pub(crate) mod device;
 mod statevec;
-mod task_heads;
+pub(crate) mod task_heads;
 
 /// A CUDA kernel entry. Arguments are device pointers followed by one plain-data parameter struct, by value.
 #[derive(Debug)]
@@ -66,11 +66,8 @@ pub const WGSL_ENTRY_POINT: &str = "main";
 pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 
 /// What a CUDA source may include, by the name it includes it by, with the text.
-pub const CUDA_HEADERS: &[(&str, &str)] = &[
-    ("device.cuh", DEVICE_CUH),
-    ("../device.cuh", DEVICE_CUH),
-    ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
-];
+pub const CUDA_HEADERS: &[(&str, &str)] =
+    &[("device.cuh", DEVICE_CUH), ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh"))];
 
 /// The helpers put in front of every shader.
 pub const PRELUDE_WGSL: &str = include_str!("../../kernels/prelude.wgsl");

@@ -131,8 +131,17 @@ fn trial(test: &'static Test, slot: &Slot) -> Trial {
 
 /// Runs every test on every device, as `libtest` would.
 pub fn run(tests: &'static [Test]) -> Conclusion {
+    run_where(|_| true, tests)
+}
+
+/// Runs every test on the devices, missing ones too, whose name `is_wanted`: `cpu`, `wgpu:0`, `cuda`, `cuda-emulated`.
+pub fn run_where(is_wanted: fn(&str) -> bool, tests: &'static [Test]) -> Conclusion {
     let arguments = Arguments::from_args();
-    let slots = all();
+    let mut slots = all();
+    slots.retain(|slot| match slot {
+        Slot::Found(device) => is_wanted(&device.name),
+        Slot::Missing { name, .. } => is_wanted(name),
+    });
     for slot in &slots {
         match slot {
             Slot::Found(device) => eprintln!("{}: {}", device.name, device.handles[0].name()),

@@ -62,7 +62,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Res
 
 /// Calls `f` with the value the forward pass left. It stays, so that a graph can be walked backward again.
 pub(crate) fn with_saved<T, R>(slot: &Mutex<Option<T>>, f: impl FnOnce(&T) -> Result<R>) -> Result<R> {
-    let slot = slot.lock().map_err(|_| candle_core::Error::msg("another thread panicked inside this operation"))?;
+    let slot =
+        slot.lock().map_err(|_| candle_core::Error::msg("another thread panicked inside this operation"))?;
     f(slot.as_ref().ok_or_else(|| candle_core::Error::msg("backward before forward"))?)
 }
 
@@ -81,8 +82,11 @@ impl CustomOp3 for Op {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let device = &self.options.device;
-        let (q, k, v) =
-            (Input::new(device, q, q_layout)?, Input::new(device, k, k_layout)?, Input::new(device, v, v_layout)?);
+        let (q, k, v) = (
+            Input::new(device, q, q_layout)?,
+            Input::new(device, k, k_layout)?,
+            Input::new(device, v, v_layout)?,
+        );
         let out = self.options.with_options(|options| {
             attention_forward(&q.view(), &k.view(), &v.view(), options).map_err(wrap)
         })?;

@@ -17,7 +17,8 @@ pub(crate) enum Input<'a> {
 impl<'a> Input<'a> {
     pub(crate) fn new(device: &Device, storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let strides = layout.stride();
-        let place = gatewarp::Layout::new(layout.shape().dims(), strides, layout.start_offset()).map_err(wrap)?;
+        let place =
+            gatewarp::Layout::new(layout.shape().dims(), strides, layout.start_offset()).map_err(wrap)?;
         let view = TensorRef::strided(storage.as_slice::<f32>()?, place).map_err(wrap)?;
         if device.is_same(&Device::cpu()) {
             return Ok(Self::InPlace(view));
@@ -44,7 +45,9 @@ pub(crate) fn with_inputs<const N: usize, R>(
     let mut inputs = Vec::with_capacity(N);
     for (storage, layout) in &guards {
         let Storage::Cpu(cpu) = &**storage else {
-            candle_core::bail!("gatewarp-candle takes candle tensors on the CPU; choose the gatewarp device instead")
+            candle_core::bail!(
+                "gatewarp-candle takes candle tensors on the CPU; choose the gatewarp device instead"
+            )
         };
         inputs.push(Input::new(device, cpu, layout)?);
     }
@@ -53,7 +56,8 @@ pub(crate) fn with_inputs<const N: usize, R>(
 
 /// The last dimension adjacent, as every operation needs it; a copy only if it is not.
 pub(crate) fn rows(tensor: &Tensor) -> Result<Tensor> {
-    let adjacent = tensor.stride().last().is_none_or(|&stride| stride == 1) || tensor.dims().last() == Some(&1);
+    let adjacent =
+        tensor.stride().last().is_none_or(|&stride| stride == 1) || tensor.dims().last() == Some(&1);
     if adjacent { Ok(tensor.clone()) } else { tensor.contiguous() }
 }
 

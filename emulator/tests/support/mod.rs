@@ -1,5 +1,9 @@
 //! Typed device buffers and launches for this crate's tests.
-#![allow(dead_code, reason = "every test binary uses another part")]
+#![allow(dead_code, unused_imports, reason = "every test binary uses another part")]
+
+mod random;
+
+pub use random::Random;
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
@@ -106,20 +110,5 @@ pub fn launch(
     // SAFETY: every pointer refers to a live buffer address or number; tests pass them as the kernel declares them.
     unsafe {
         gatewarp_emulator::launch(entry, grid, [block, 1, 1], shared_bytes, &pointers, schedule, threads)
-    }
-}
-
-/// A small generator for test data (xorshift64*).
-pub struct Random(pub u64);
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-    /// Uniform in [-1, 1).
-    pub fn symmetric(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }

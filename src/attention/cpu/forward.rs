@@ -15,7 +15,7 @@ use std::f64::consts::LN_2;
 /// Queries of a work item: 4 AVX-512 vectors, so that one micro-kernel spans them.
 pub(super) const QUERY_TILE: usize = 64;
 /// Keys between two rescalings of the output.
-const KEY_TILE: usize = 64;
+const KEY_TILE: usize = 128;
 
 /// Output rows `query..query + q.rows()` of one (sample, head) pair.
 pub(super) struct ForwardTile<'a> {

@@ -2,7 +2,7 @@
 //!
 //! Numerics: f32 accumulation, base-2 exponents, weights below 2^-126 are 0. A query's bits do not
 //! depend on its tile, its neighbours, the batch or the number of threads.
-//! Memory: one scratch per thread, below 400 KiB; the backward pass keeps two or three floats a query row.
+//! Memory: one scratch per thread, below 256 KiB; the backward pass keeps two or three floats a query row.
 //!
 //! What was slower: packing keys and values; the `gemm` (0.93–1.5 × the time) and `matrixmultiply` crates; 8 × 2 and 12 × 2
 //! register tiles.
@@ -94,16 +94,22 @@ fn active_pairs(problem: &Problem<'_>) -> Result<Vec<(usize, usize)>> {
 
 /// Multiplications of one product of scores and vectors, for all pairs; a causal mask is not looked at.
 fn multiplications(problem: &Problem<'_>, pairs: usize, dims: usize) -> u64 {
-    pairs as u64 * problem.q_len as u64 * (problem.kv_slots as u64).saturating_mul(dims as u64)
+    [problem.q_len, problem.kv_slots, dims]
+        .iter()
+        .fold(pairs as u64, |product, &n| product.saturating_mul(n as u64))
 }
 
 pub(super) fn forward(problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
+    forward_on(Arch::new(), problem, call)
+}
+
+fn forward_on(arch: Arch, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
     let op = problem.op;
     let (q, k, v) = inputs(problem)?;
     let row_scale = row_scale(problem)?;
     let (sights, pairs) = (sights(problem)?, active_pairs(problem)?);
     let (o, lse) = (HeadsMut::new(op, "o", &mut call.o)?, HeadsMut::new(op, "lse", &mut call.lse)?);
-    let (arch, group) = (Arch::new(), problem.group());
+    let group = problem.group();
     let tiles = problem.q_len.div_ceil(forward::QUERY_TILE);
     let work = multiplications(problem, pairs.len(), problem.head_dim + problem.value_dim);
     for_each(pairs.len() * tiles, work, |item, scratch| {
@@ -143,6 +149,10 @@ fn row_scale<'a>(problem: &Problem<'a>) -> Result<Option<HeadsRef<'a>>> {
 }
 
 pub(super) fn backward(problem: &Problem<'_>, call: &mut Backward<'_>) -> Result<()> {
+    backward_on(Arch::new(), problem, call)
+}
+
+fn backward_on(arch: Arch, problem: &Problem<'_>, call: &mut Backward<'_>) -> Result<()> {
     let op = problem.op;
     let (q, k, v) = inputs(problem)?;
     let grad = HeadsRef::new(op, "grad_o", &call.saved.grad_o)?;
@@ -153,7 +163,7 @@ pub(super) fn backward(problem: &Problem<'_>, call: &mut Backward<'_>) -> Result
     let dv = gradients.dv.as_mut().map(|t| HeadsMut::new(op, "dv", t)).transpose()?;
     let drow_scale = gradients.drow_scale.as_mut().map(|t| HeadsMut::new(op, "drow_scale", t)).transpose()?;
     let saved = SavedRows::new(problem, &call.saved, dq.is_some() || dk.is_some(), &pairs)?;
-    let pass = BackwardPass { problem, q, k, v, grad, sights, pairs, saved, dq, dk, dv, drow_scale };
+    let pass = BackwardPass { arch, problem, q, k, v, grad, sights, pairs, saved, dq, dk, dv, drow_scale };
     pass.run();
     Ok(())
 }
@@ -212,6 +222,7 @@ impl SavedRows {
 
 /// A backward call, ready to be cut into work items.
 struct BackwardPass<'a, 'p> {
+    arch: Arch,
     problem: &'p Problem<'a>,
     q: HeadsRef<'a>,
     k: HeadsRef<'a>,
@@ -318,7 +329,7 @@ impl BackwardPass<'_, '_> {
                 self.dv.filter(|_| kv.is_some()).map(|t| t.head(b, kv_head)),
             )
         };
-        Arch::new().dispatch(QueryTile {
+        self.arch.dispatch(QueryTile {
             q: self.q.head(b, h).range(query, count),
             grad: self.grad.head(b, h).range(query, count),
             terms: self.saved.of(pair).range(query, count),
@@ -359,7 +370,7 @@ impl BackwardPass<'_, '_> {
                 (self.q.head(b, h), self.grad.head(b, h), self.saved.of(pair))
             })
             .collect();
-        Arch::new().dispatch(KeyTile {
+        self.arch.dispatch(KeyTile {
             k: self.k.head(b, kv_head).range(key, count),
             v: self.v.head(b, kv_head).range(key, count),
             key,

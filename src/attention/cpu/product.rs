@@ -101,24 +101,28 @@ unsafe fn all_columns<S: Simd, const BY_COLUMNS: bool>(simd: S, raw: Raw<'_>, ro
     unsafe {
         // 6 rows × 4 vectors and their operands fill 32 registers, 6 × 2 fill 16.
         while S::REGISTER_COUNT >= 32 && cols >= j + 4 * lanes {
-            all_rows::<S, 6, 4, BY_COLUMNS>(simd, raw, rows, j, cols);
+            all_rows::<S, 6, 4, BY_COLUMNS, true>(simd, raw, rows, j, cols);
             j += 4 * lanes;
         }
         while cols >= j + 2 * lanes {
-            all_rows::<S, 6, 2, BY_COLUMNS>(simd, raw, rows, j, cols);
+            all_rows::<S, 6, 2, BY_COLUMNS, true>(simd, raw, rows, j, cols);
             j += 2 * lanes;
         }
-        while cols > j {
-            all_rows::<S, 8, 1, BY_COLUMNS>(simd, raw, rows, j, cols);
+        if cols >= j + lanes {
+            all_rows::<S, 8, 1, BY_COLUMNS, true>(simd, raw, rows, j, cols);
             j += lanes;
+        }
+        if cols > j {
+            all_rows::<S, 8, 1, BY_COLUMNS, false>(simd, raw, rows, j, cols);
         }
     }
 }
 
 /// # Safety
-/// As [`all_columns`]; covers the `V` vectors from column `j` on, of which columns from `cols` on are not written.
+/// As [`all_columns`]; covers the `V` vectors from column `j` on, all below `cols` if `WHOLE`. Otherwise columns from `cols` on
+/// are not written; that way is slow, the sums go through memory.
 #[inline(always)]
-unsafe fn all_rows<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool>(
+unsafe fn all_rows<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool, const WHOLE: bool>(
     simd: S,
     raw: Raw<'_>,
     rows: usize,
@@ -130,8 +134,8 @@ unsafe fn all_rows<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bo
     unsafe {
         macro_rules! blocks {
             ($height:expr) => {
-                while i + $height <= rows {
-                    block::<S, { $height }, V, BY_COLUMNS>(simd, raw, i, j, cols);
+                while rows - i >= $height {
+                    block::<S, { $height }, V, BY_COLUMNS, WHOLE>(simd, raw, i, j, cols);
                     i += $height;
                 }
             };
@@ -148,7 +152,7 @@ unsafe fn all_rows<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bo
 /// # Safety
 /// As [`all_rows`], for rows `i..i + M`.
 #[inline(always)]
-unsafe fn block<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool>(
+unsafe fn block<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool, const WHOLE: bool>(
     simd: S,
     raw: Raw<'_>,
     i: usize,
@@ -163,78 +167,97 @@ unsafe fn block<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool>
         let mut a = raw.a.add(if BY_COLUMNS { i } else { i * raw.a_step });
         let mut b = raw.b.add(j);
         // B comes from scratch or dense copies: unaligned loads cost nothing where it is aligned.
-        let mut step = |a: *const f32, b: *const f32| {
-            let mut right = [simd.splat_f32s(0.0); V];
-            for v in 0..V {
-                right[v] = b.add(v * lanes).cast::<S::f32s>().read_unaligned();
-            }
-            for m in 0..M {
-                let left = simd.splat_f32s(*a.add(if BY_COLUMNS { m } else { m * raw.a_step }));
+        // A macro, because a closure would be compiled without the instruction set this function is inlined into.
+        macro_rules! step {
+            ($k:expr) => {{
+                let mut right = [simd.splat_f32s(0.0); V];
                 for v in 0..V {
-                    sums[m][v] = simd.mul_add_e_f32s(left, right[v], sums[m][v]);
+                    right[v] = b.add($k * raw.b_step + v * lanes).cast::<S::f32s>().read_unaligned();
                 }
-            }
-        };
+                for m in 0..M {
+                    let at = if BY_COLUMNS { m + $k * raw.a_step } else { m * raw.a_step + $k };
+                    let left = simd.splat_f32s(*a.add(at));
+                    for v in 0..V {
+                        sums[m][v] = simd.mul_add_e_f32s(left, right[v], sums[m][v]);
+                    }
+                }
+            }};
+        }
         let a_next = if BY_COLUMNS { raw.a_step } else { 1 };
         for _ in 0..raw.depth / 4 {
-            for k in 0..4 {
-                step(a.add(k * a_next), b.add(k * raw.b_step));
-            }
+            step!(0);
+            step!(1);
+            step!(2);
+            step!(3);
             a = a.wrapping_add(4 * a_next);
             b = b.wrapping_add(4 * raw.b_step);
         }
         for _ in 0..raw.depth % 4 {
-            step(a, b);
+            step!(0);
             a = a.wrapping_add(a_next);
             b = b.wrapping_add(raw.b_step);
         }
-        for m in 0..M {
-            for v in 0..V {
-                let col = j + v * lanes;
-                let c = raw.c.add((i + m) * raw.c_step + col);
-                if col + lanes <= cols {
-                    let c = c.cast::<S::f32s>();
-                    let sum = match raw.write {
-                        Write::Set => sums[m][v],
-                        Write::Add => simd.add_f32s(c.read_unaligned(), sums[m][v]),
-                        Write::Scale(weights) => {
-                            let weight = weights.as_ptr().add(col).cast::<S::f32s>().read_unaligned();
-                            simd.mul_add_e_f32s(c.read_unaligned(), weight, sums[m][v])
-                        }
-                    };
-                    c.write_unaligned(sum);
-                } else {
-                    write_some(simd, c, cols - col, sums[m][v], raw.write, col);
+        let c = raw.c.add(i * raw.c_step + j);
+        if !WHOLE {
+            write_some::<S, M, V>(raw, c, j, cols - j, &sums);
+            return;
+        }
+        let at = |m: usize, v: usize| c.add(m * raw.c_step + v * lanes).cast::<S::f32s>();
+        // Three loops, not one with three arms: only small bodies are unrolled, and sums that are indexed live in memory.
+        match raw.write {
+            Write::Set => {
+                for m in 0..M {
+                    for v in 0..V {
+                        at(m, v).write_unaligned(sums[m][v]);
+                    }
+                }
+            }
+            Write::Add => {
+                for m in 0..M {
+                    for v in 0..V {
+                        at(m, v).write_unaligned(simd.add_f32s(at(m, v).read_unaligned(), sums[m][v]));
+                    }
+                }
+            }
+            Write::Scale(weights) => {
+                let mut scale = [simd.splat_f32s(0.0); V];
+                for v in 0..V {
+                    scale[v] = weights.as_ptr().add(j + v * lanes).cast::<S::f32s>().read_unaligned();
+                }
+                for m in 0..M {
+                    for v in 0..V {
+                        let old = at(m, v).read_unaligned();
+                        at(m, v).write_unaligned(simd.mul_add_e_f32s(old, scale[v], sums[m][v]));
+                    }
                 }
             }
         }
     }
 }
 
-/// The end of a row of C that is shorter than a vector.
+/// Writes the first `count` columns of a block, `c` being its first element and `j` its first column.
 ///
 /// # Safety
-/// `c` points at `count` floats, fewer than a vector.
-#[cold]
-#[inline(never)]
-unsafe fn write_some<S: Simd>(
-    _simd: S,
+/// `c` covers `M` rows of `count` floats.
+#[inline(always)]
+unsafe fn write_some<S: Simd, const M: usize, const V: usize>(
+    raw: Raw<'_>,
     c: *mut f32,
+    j: usize,
     count: usize,
-    sum: S::f32s,
-    write: Write<'_>,
-    col: usize,
+    sums: &[[S::f32s; V]; M],
 ) {
-    let sums = bytemuck::bytes_of(&sum);
-    for lane in 0..count {
-        let sum: f32 = bytemuck::pod_read_unaligned(&sums[4 * lane..4 * lane + 4]);
-        // SAFETY: the caller's promise.
-        let c = unsafe { &mut *c.add(lane) };
-        *c = match write {
-            Write::Set => sum,
-            Write::Add => *c + sum,
-            Write::Scale(weights) => *c * weights[col + lane] + sum,
-        };
+    for (m, sums) in sums.iter().enumerate() {
+        let sums: &[f32] = bytemuck::cast_slice(sums);
+        for (col, sum) in sums.iter().take(count).enumerate() {
+            // SAFETY: the caller's promise.
+            let c = unsafe { &mut *c.add(m * raw.c_step + col) };
+            *c = match raw.write {
+                Write::Set => *sum,
+                Write::Add => *c + sum,
+                Write::Scale(weights) => *c * weights[j + col] + sum,
+            };
+        }
     }
 }
 

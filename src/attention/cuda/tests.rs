@@ -167,12 +167,11 @@ impl Run {
             drow_scale: output(&rows),
         };
         let lists = Lists::new(device, case, storage);
-        // Each integer type once: lengths as i64 with a stride, offsets as i32.
+        // i64 words, the lengths with a stride; `integers_of_every_type` has the others.
         let lens: Option<Vec<i64>> =
             case.kv_len.as_ref().map(|lens| lens.iter().flat_map(|&len| [len, -1]).collect());
         let lens = lens.map(|lens| Tensor::from_slice(device, &lens, &[batch, 2]).unwrap());
-        let offsets: Option<Vec<i32>> = case.offsets.as_ref().map(|o| o.iter().map(|&o| o as i32).collect());
-        let offsets = offsets.map(|offsets| Tensor::from_slice(device, &offsets, &[batch]).unwrap());
+        let offsets = case.offsets.as_ref().map(|o| Tensor::from_slice(device, o, &[batch]).unwrap());
         let strided = Layout::new(&[batch], &[2], 0).unwrap();
         let options = AttentionOptions {
             scale: Some(case.scale),
@@ -268,10 +267,15 @@ fn every_variant_at_sizes_around_its_tiles() {
 fn causal_masks_at_every_alignment() {
     check(&Case::new([1, 1, 1], [130, 130], [16, 16], 10).causal(None), Storage::Plain);
     check(&Case::new([2, 1, 1], [70, 140], [16, 24], 11).causal(Some(vec![0, 69])), Storage::HeadsInside);
-    check(&Case::new([3, 2, 1], [65, 70], [4, 3], 12).causal(Some(vec![-40, -65, i64::from(i32::MAX)])), Storage::Odd);
+    check(&Case::new([3, 2, 1], [65, 70], [4, 3], 12).causal(Some(vec![-40, -65, 1 << 40])), Storage::Odd);
     // More queries than keys: the first rows see nothing.
     check(&Case::new([1, 1, 1], [90, 35], [72, 100], 13).causal(None), Storage::Plain);
-    check(&Case::new([1, 1, 1], [7, 5], [8, 8], 14).causal(Some(vec![i64::from(i32::MIN)])), Storage::Plain);
+    // The diagonal one step before and one after a tile's corner.
+    for offset in [-1, 1, 63] {
+        check(&Case::new([1, 1, 1], [130, 130], [4, 4], 15).causal(Some(vec![offset])), Storage::Plain);
+        check(&Case::new([1, 1, 1], [66, 66], [128, 4], 16).causal(Some(vec![offset])), Storage::Plain);
+    }
+    check(&Case::new([1, 1, 1], [7, 5], [8, 8], 14).causal(Some(vec![-1 << 40])), Storage::Plain);
 }
 
 #[test]
@@ -312,10 +316,10 @@ fn a_masked_nan_never_enters() {
     for poison in [f32::NAN, f32::INFINITY] {
         for dims in [[8, 8], [64, 48], [80, 128]] {
             let mut case =
-                Case::new([2, 2, 1], [40, 90], dims, 60).causal(Some(vec![10, 49])).kv_len(&[90, 77]);
+                Case::new([2, 2, 1], [42, 90], dims, 60).causal(Some(vec![10, 47])).kv_len(&[90, 77]);
             let expected = case.expected();
             for (b, j) in (0..2).flat_map(|b| (0..90).map(move |j| (b, j))) {
-                if (0..40).any(|i| case.sees(b, i, j)) {
+                if (0..42).any(|i| case.sees(b, i, j)) {
                     continue;
                 }
                 let key = case.key(b, 0, j);
@@ -346,19 +350,34 @@ fn an_unmasked_nan_reaches_what_sees_it_and_no_more() {
     compare("lse", &run.lse.read(), &expected.lse);
     compare("dq", &run.dq.read(), &expected.dq);
 
-    let mut case = clean.clone();
-    case.q[30 * 16..][..16].fill(f32::NAN);
-    case.grad_o[30 * 16..][..16].fill(f32::NAN);
+    // A NaN value that only the first row of a tile does not see.
+    let corner = Case::new([1, 1, 1], [64, 128], [16, 16], 71).causal(Some(vec![62]));
+    let mut case = corner.clone();
+    case.v[63 * 16..64 * 16].fill(f32::NAN);
     let run = Run::new(&device, &case, Storage::Plain, ALL).unwrap();
-    let mut expected = clean.expected();
-    expected.o[30 * 16..31 * 16].fill(nan);
-    expected.dq[30 * 16..31 * 16].fill(nan);
-    expected.dk[..31 * 16].fill(nan);
-    expected.dv[..31 * 16].fill(nan);
+    let mut expected = corner.expected();
+    expected.o[16..].fill(nan);
+    expected.dq[16..].fill(nan);
     compare("o", &run.o.read(), &expected.o);
     compare("dq", &run.dq.read(), &expected.dq);
-    compare("dk", &run.dk.read(), &expected.dk);
-    compare("dv", &run.dv.read(), &expected.dv);
+
+    // Query 30 sees keys up to 30, or all of them, and never those past kv_len.
+    for (offset, seen) in [(0, 31), (100, 95)] {
+        let clean = clean.clone().kv_len(&[95]).causal(Some(vec![offset]));
+        let mut case = clean.clone();
+        case.q[30 * 16..][..16].fill(f32::NAN);
+        case.grad_o[30 * 16..][..16].fill(f32::NAN);
+        let run = Run::new(&device, &case, Storage::Plain, ALL).unwrap();
+        let mut expected = clean.expected();
+        expected.o[30 * 16..31 * 16].fill(nan);
+        expected.dq[30 * 16..31 * 16].fill(nan);
+        expected.dk[..seen * 16].fill(nan);
+        expected.dv[..seen * 16].fill(nan);
+        compare("o", &run.o.read(), &expected.o);
+        compare("dq", &run.dq.read(), &expected.dq);
+        compare("dk", &run.dk.read(), &expected.dk);
+        compare("dv", &run.dv.read(), &expected.dv);
+    }
 }
 
 #[test]
@@ -384,6 +403,45 @@ fn a_length_out_of_range_is_reported_and_spares_the_other_samples() {
         compare("o", &out.o.to_vec::<f32>().unwrap(), &expected.o);
         compare("lse", &out.lse.to_vec::<f32>().unwrap(), &expected.lse);
     }
+}
+
+#[test]
+fn integers_of_every_type() {
+    let device = emulated(Schedule::Random(81)); // of its own: status words are the device's
+    let case = Case::new([2, 1, 1], [6, 9], [4, 4], 85).causal(None);
+    let [q, k, v] = [(6, &case.q), (9, &case.k), (9, &case.v)]
+        .map(|(len, data)| Stored::new(&device, Storage::Plain, &[2, 1, len, 4], data));
+    let attend = |options: &AttentionOptions<'_>| {
+        attention_forward(&q.view(), &k.view(), &v.view(), options).unwrap().o.to_vec::<f32>()
+    };
+    let expect = |lens: &[i64], offsets: &[i64]| {
+        let case = case.clone().kv_len(lens).causal(Some(offsets.to_vec()));
+        case.expected().o
+    };
+    let far = [i64::from(u32::MAX), 1];
+    let lens = [
+        Tensor::from_slice(&device, &[9i32, 4], &[2]).unwrap(),
+        Tensor::from_slice(&device, &[9u32, 4], &[2]).unwrap(),
+        Tensor::from_slice(&device, &[9i64, 4], &[2]).unwrap(),
+    ];
+    let offsets = [
+        (Tensor::from_slice(&device, &[-3i32, 1], &[2]).unwrap(), [-3, 1]),
+        (Tensor::from_slice(&device, &[u32::MAX, 1], &[2]).unwrap(), far),
+        (Tensor::from_slice(&device, &far, &[2]).unwrap(), far),
+        (Tensor::from_slice(&device, &[-1i64 << 33, 1], &[2]).unwrap(), [-1 << 33, 1]),
+    ];
+    for (lens, (offsets, numbers)) in lens.iter().flat_map(|lens| offsets.iter().map(move |o| (lens, o))) {
+        let options = AttentionOptions {
+            causal: true,
+            query_offset: QueryOffset::PerSample(offsets.view()),
+            kv_len: Some(lens.view()),
+            ..Default::default()
+        };
+        compare("o", &attend(&options).unwrap(), &expect(&[9, 4], numbers));
+    }
+    let bad = Tensor::from_slice(&device, &[u32::MAX, 1], &[2]).unwrap();
+    let refused = attend(&AttentionOptions { kv_len: Some(bad.view()), ..Default::default() });
+    assert!(matches!(refused, Err(Error::DeviceValue { .. })), "{refused:?}");
 }
 
 #[test]
@@ -440,6 +498,33 @@ fn inactive_heads_are_never_read() {
     // Once in each of: forward, dq, and dk and dv together.
     assert_eq!(read(&run.q), 3 * 2 * 10 * 8 * 4);
     assert_eq!(read(&run.k), (2 + 2 + 1) * 12 * 8 * 4);
+}
+
+/// Lists are device memory that the host never sees: wrong ones must not become addresses.
+#[test]
+fn pairs_out_of_range_are_skipped() {
+    let device = emulated(Schedule::InOrder);
+    let case = Case::new([1, 2, 1], [5, 6], [4, 4], 115).heads(|_| true);
+    let mut lists = Lists::new(&device, &case, Storage::Plain).unwrap();
+    lists.order = Tensor::from_slice(&device, &[u32::MAX - 1, 1], &[2]).unwrap();
+    lists.kv_order = Tensor::from_slice(&device, &[7u32], &[1]).unwrap();
+    lists.counts = Tensor::from_slice(&device, &[u32::MAX, u32::MAX], &[2]).unwrap();
+    let input = |shape: &[usize], data: &[f32]| Stored::new(&device, Storage::Plain, shape, data);
+    let (q, k) = (input(&[1, 2, 5, 4], &case.q), input(&[1, 1, 6, 4], &case.k));
+    let options = AttentionOptions { heads: Some(lists.heads()), ..Default::default() };
+    let [mut o, mut dq, mut dk] = [[1, 2, 5, 4], [1, 2, 5, 4], [1, 1, 6, 4]]
+        .map(|shape| Stored::output(&device, Storage::Plain, &shape));
+    let mut lse = Stored::output(&device, Storage::Plain, &[1, 2, 5]);
+    let (q, k) = (q.view(), k.view());
+    attention_forward_into(&q, &k, &k, &options, &mut o.view_mut(), &mut lse.view_mut()).unwrap();
+    let saved = AttentionSaved { o: o.view(), lse: lse.view(), grad_o: q.clone(), grad_lse: None };
+    let gradients =
+        AttentionGradientViews { dq: Some(dq.view_mut()), dk: Some(dk.view_mut()), ..Default::default() };
+    attention_backward_into(&q, &k, &k, &saved, &options, gradients).unwrap();
+    let written = |stored: &Stored| -> Vec<bool> { stored.read().iter().map(|x| !x.is_nan()).collect() };
+    assert_eq!(written(&o), [[false; 20], [true; 20]].concat());
+    assert_eq!(written(&dq), [[false; 20], [true; 20]].concat());
+    assert_eq!(written(&dk), [false; 24]);
 }
 
 #[test]

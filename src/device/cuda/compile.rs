@@ -50,6 +50,21 @@ pub(super) fn image(kernel: &CudaKernel, architecture: Architecture) -> Result<V
     }
 }
 
+/// Whether kernels can be had at all: compiled beforehand, or by NVRTC.
+///
+/// # Errors
+/// How to get NVRTC.
+pub(super) fn check() -> std::result::Result<(), String> {
+    if std::env::var_os(SHIPPED_VARIABLE).is_some() {
+        return Ok(());
+    }
+    match Nvrtc::shared() {
+        Ok(_) => Ok(()),
+        Err(Error::BackendUnavailable { reason, .. }) => Err(reason),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// PTX of this very source from the folder: its first line is `// gatewarp FINGERPRINT`.
 fn shipped_ptx(folder: &Path, kernel: &CudaKernel, target: &str) -> Option<Vec<u8>> {
     let stem = kernel.file.strip_suffix(".cu").unwrap_or(kernel.file);
@@ -90,7 +105,7 @@ mod tests {
     const ROW: CudaKernel = CudaKernel {
         entry: "doubled",
         file: "probe/doubled.cu",
-        source: "#include \"../device.cuh\"\nextern \"C\" __global__ void doubled(float* x) { x[threadIdx.x] *= 2.0f; }\n",
+        source: "#include \"device.cuh\"\nextern \"C\" __global__ void doubled(float* x) { x[threadIdx.x] *= 2.0f; }\n",
         block: 32,
         pointers: &["x"],
         params: 0,

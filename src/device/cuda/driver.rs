@@ -52,14 +52,29 @@ const SHARED_WITHOUT_OPT_IN: u32 = 48 << 10;
 /// Uploads up to this size go through memory of our own, so that they need not wait for the stream.
 const STAGED_UPLOAD_BYTES: usize = 64 << 10;
 
-/// Names of the devices, or why there are none.
-pub(super) fn device_names() -> std::result::Result<Vec<String>, String> {
+/// The name of each device, or why it cannot be used; or why there are none.
+pub(super) fn device_names() -> std::result::Result<Vec<std::result::Result<String, String>>, String> {
     initialise()?;
     let count = result::device::get_count().map_err(describe)?;
     if count == 0 {
         return Err("the NVIDIA driver reports no device".into());
     }
-    (0..count).map(|index| Properties::read(index).map(|p| p.to_string()).map_err(describe)).collect()
+    let look = |index| {
+        let properties = Properties::read(index).map_err(describe)?;
+        properties.check()?;
+        compile::check()?;
+        Ok(properties.to_string())
+    };
+    Ok((0..count).map(look).collect())
+}
+
+/// Major version of CUDA that the driver can run code of, if there is a driver.
+pub(super) fn cuda_major() -> Option<i32> {
+    initialise().ok()?;
+    let mut version = 0;
+    // SAFETY: writes one integer.
+    unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) }.result().ok()?;
+    Some(version / 1000)
 }
 
 /// Finds the driver library and initialises it, once.
@@ -154,6 +169,15 @@ impl Properties {
     }
 }
 
+impl Properties {
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.capability.0 < 8 {
+            return Err(format!("{self} is older than compute capability 8.0"));
+        }
+        Ok(())
+    }
+}
+
 impl std::fmt::Display for Properties {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (major, minor) = self.capability;
@@ -197,9 +221,7 @@ impl NvidiaDriver {
         let ordinal =
             ordinal.ok_or_else(|| unavailable(format!("there is no device {index} among {count}")))?;
         let properties = Properties::read(ordinal).map_err(failed)?;
-        if properties.capability.0 < 8 {
-            return Err(unavailable(format!("{properties} is older than compute capability 8.0")));
-        }
+        properties.check().map_err(unavailable)?;
         let device: CUdevice = result::device::get(ordinal).map_err(failed)?;
         // SAFETY: `device` is what the driver returned.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed)?;

@@ -10,8 +10,9 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::{Mutex, OnceLock};
 
-/// Shared memory of a block on sm_80, the smallest device we target: a kernel that needs more must not pass here.
-const SHARED_LIMIT: u32 = 163 << 10;
+/// Shared memory of a block on sm_86, sm_89 and sm_120, the least of all we target: a kernel that needs more must not pass
+/// here.
+const SHARED_LIMIT: u32 = 99 << 10;
 
 /// Multiprocessors reported: few, so that persistent grids loop even at test sizes.
 const MULTIPROCESSORS: u32 = 3;

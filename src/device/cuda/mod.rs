@@ -66,8 +66,8 @@ trait Driver: Send + Sync {
     }
 }
 
-/// Names of the NVIDIA devices, or why there are none.
-pub(crate) fn devices() -> std::result::Result<Vec<String>, String> {
+/// The name of each NVIDIA device, or why it cannot be used; or why there are none.
+pub(crate) fn devices() -> std::result::Result<Vec<std::result::Result<String, String>>, String> {
     driver::device_names()
 }
 
@@ -75,6 +75,8 @@ pub(crate) fn devices() -> std::result::Result<Vec<String>, String> {
 pub(crate) struct CudaDevice {
     driver: Arc<dyn Driver>,
     status: CudaBuffer,
+    /// Held while a launch is queued, and while the status words are read and cleared.
+    status_order: Mutex<()>,
 }
 
 /// Owned CUDA memory, freed on drop in stream order.
@@ -136,7 +138,7 @@ impl Drop for CudaBuffer {
 impl CudaDevice {
     fn new(driver: Arc<dyn Driver>) -> Result<Arc<Self>> {
         let status = CudaBuffer::new(&driver, STATUS_WORDS * size_of::<u32>())?;
-        Ok(Arc::new(Self { driver, status }))
+        Ok(Arc::new(Self { driver, status, status_order: Mutex::new(()) }))
     }
 
     /// The `index`-th NVIDIA device; every call returns the same one.
@@ -175,6 +177,8 @@ impl CudaDevice {
     }
 
     fn check_status(&self) -> Result<()> {
+        // Sync: a launch between the copy and the fill could set a word that the fill would erase unseen.
+        let _quiet = lock(&self.status_order);
         let mut words = [0u32; STATUS_WORDS];
         self.driver.copy_out(self.status.address, bytemuck::cast_slice_mut(&mut words))?;
         let Some(error) = Status::error(&words) else { return Ok(()) };
@@ -210,6 +214,7 @@ impl CudaDevice {
     ) -> Result<()> {
         check_launch(kernel, grid, pointers, params, self.driver.shared_limit())
             .map_err(|code| Error::Launch { kernel: kernel.entry.into(), code })?;
+        let _quiet = lock(&self.status_order);
         let mut addresses = pointers.to_vec();
         // The emulator reads the struct in place, so it must be aligned; 16 bytes is the most a kernel argument needs.
         let mut aligned = vec![0u128; params.len().div_ceil(size_of::<u128>())];

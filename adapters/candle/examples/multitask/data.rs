@@ -74,7 +74,8 @@ fn synthetic_sample(random: &mut StdRng, tasks: u32) -> Sample {
         3 => values[largest_key],
         _ => values.into_iter().min().unwrap_or(0),
     };
-    let mut tokens: Vec<u32> = keys.iter().zip(values).flat_map(|(&key, value)| [key, KEYS + value]).collect();
+    let mut tokens: Vec<u32> =
+        keys.iter().zip(values).flat_map(|(&key, value)| [key, KEYS + value]).collect();
     tokens.push(keys[query]);
     Sample { tokens, task, label }
 }

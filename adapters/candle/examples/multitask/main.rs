@@ -19,7 +19,9 @@ use std::time::Instant;
 use train::{Run, Schedule, train};
 
 #[derive(Parser)]
-#[command(about = "Trains task-gated attention heads on a mix of tasks and compares them with other ways of sharing")]
+#[command(
+    about = "Trains task-gated attention heads on a mix of tasks and compares them with other ways of sharing"
+)]
 struct Arguments {
     /// JSON Lines file to learn from instead of the synthetic tasks
     #[arg(long, value_name = "FILE.jsonl")]
@@ -46,7 +48,10 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    ensure!(arguments.steps > 0 && arguments.batch > 0 && arguments.seeds > 0, "steps, batch and seeds start at 1");
+    ensure!(
+        arguments.steps > 0 && arguments.batch > 0 && arguments.seeds > 0,
+        "steps, batch and seeds start at 1"
+    );
     let data = match &arguments.data {
         Some(path) => data::from_file(path, 7)?,
         None => data::synthetic(20_000, 2_000, 7),
@@ -81,21 +86,26 @@ fn main() -> Result<()> {
     print_table(&rows, &data);
     std::fs::write(&arguments.report, report::html(&rows, &runs, &data, &config, &schedule))
         .with_context(|| format!("cannot write {}", arguments.report.display()))?;
-    println!("\n{} runs in {:.0} s; report in {}", runs.len(), start.elapsed().as_secs_f64(), arguments.report.display());
+    println!(
+        "\n{} runs in {:.0} s; report in {}",
+        runs.len(),
+        start.elapsed().as_secs_f64(),
+        arguments.report.display()
+    );
     Ok(())
 }
 
 /// One variant over all seeds.
-pub struct Row {
-    pub variant: Variant,
-    pub name: String,
+struct Row {
+    variant: Variant,
+    name: String,
     /// Accuracy of each task.
-    pub accuracy: Vec<Summary>,
-    pub mean_accuracy: Summary,
-    pub macro_f1: Summary,
+    accuracy: Vec<Summary>,
+    mean_accuracy: Summary,
+    macro_f1: Summary,
     /// Heads computed for a sample, of those the layer has.
-    pub heads: String,
-    pub milliseconds: Summary,
+    heads: String,
+    milliseconds: Summary,
 }
 
 impl Row {

@@ -32,7 +32,8 @@ impl Confusion {
         let f1 = |class: usize| {
             let right = self.counts[class * self.classes + class];
             let truths: usize = self.counts[class * self.classes..][..self.classes].iter().sum();
-            let predictions: usize = (0..self.classes).map(|truth| self.counts[truth * self.classes + class]).sum();
+            let predictions: usize =
+                (0..self.classes).map(|truth| self.counts[truth * self.classes + class]).sum();
             (truths + predictions > 0).then(|| 2.0 * right as f64 / (truths + predictions) as f64)
         };
         let scores: Vec<f64> = (0..self.classes).filter_map(f1).collect();

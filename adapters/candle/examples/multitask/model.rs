@@ -2,7 +2,8 @@
 
 use crate::data::{Batch, Info};
 use candle_core::{D, Device, Result, Tensor, Var};
-use gatewarp_candle::{Attention, TaskHeads, TaskHeadsReport, attention, task_heads};
+use gatewarp::task_heads::Activation;
+use gatewarp_candle::{Attention, TaskHeads, attention, task_heads};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, StandardNormal};
@@ -143,7 +144,9 @@ impl Model {
             up: init.linear(width, config.hidden)?,
             down: init.linear(config.hidden, width)?,
             readout: init.linear(width, tasks * info.classes)?,
-            task: (variant == Variant::TaskEmbedding).then(|| init.normal(&[tasks, width], 0.5)).transpose()?,
+            task: (variant == Variant::TaskEmbedding)
+                .then(|| init.normal(&[tasks, width], 0.5))
+                .transpose()?,
             gate: (variant == Variant::Gated).then(|| init.normal(&[tasks, heads], 0.5)).transpose()?,
             norm_in: init.norm(width)?,
             norm_mid: init.norm(width)?,
@@ -189,24 +192,28 @@ impl Model {
             kv_len: Some(batch.lengths.clone().into()),
             ..Attention::default()
         };
+        let (k, v) = (kv.narrow(D::Minus1, 0, dim)?, kv.narrow(D::Minus1, dim, dim)?);
         let (mixed, computed) = match &self.gate {
             Some(gate) => {
-                let gates = TaskHeads { attention: options, tasks: batch.tasks.clone().into(), active: self.config.active };
-                let (mixed, report) = task_heads(&q, &kv, gate, &gates)?;
-                let TaskHeadsReport { computed, pairs } = report;
-                (mixed, computed as f64 / pairs as f64)
+                let activation =
+                    Activation::TopK { k: self.config.active, renormalise: true, straight_through: false };
+                let tasks = batch.tasks.iter().copied().map(Some).collect();
+                let gating = TaskHeads { attention: options, tasks, activation };
+                let (mixed, report) = task_heads(&q, &k, &v, gate, &gating)?;
+                (mixed, report.computed as f64 / report.pairs as f64)
             }
-            None => {
-                let (k, v) = (kv.narrow(D::Minus1, 0, dim)?, kv.narrow(D::Minus1, dim, dim)?);
-                (attention(&q, &k, &v, &options)?, 1.0)
-            }
+            None => (attention(&q, &k, &v, &options)?, 1.0),
         };
         let mixed = mixed.transpose(1, 2)?.reshape((size, heads * dim))?;
         residual = (residual + mixed.matmul(&self.out)?)?;
         let hidden = self.norm_mid.apply(&residual)?.matmul(&self.up)?.gelu()?;
         residual = (residual + hidden.matmul(&self.down)?)?;
 
-        let all = self.norm_out.apply(&residual)?.matmul(&self.readout)?.reshape((size * self.tasks, self.classes))?;
+        let all = self
+            .norm_out
+            .apply(&residual)?
+            .matmul(&self.readout)?
+            .reshape((size * self.tasks, self.classes))?;
         let own: Vec<u32> = (0..).zip(&batch.tasks).map(|(i, task)| i * self.tasks as u32 + task).collect();
         Ok(Output { logits: all.index_select(&index(&own)?, 0)?, computed })
     }

@@ -28,8 +28,16 @@ pub fn html(rows: &[Row], runs: &[Run], data: &Data, config: &Config, schedule: 
     );
     page.push_str("<h2>Held-out results</h2><p>Mean ± deviation over seeds.</p>");
     table(&mut page, rows, data);
-    page.push_str("<h2>Learning curves</h2><p>Accuracy on held-out data, mean of tasks; one line a seed.</p>");
-    curves(&mut page, rows, runs, schedule.steps);
+    page.push_str("<h2>Learning curves</h2><p>One line a seed.</p>");
+    let accuracy = Chart {
+        label: "accuracy on held-out data, mean of tasks",
+        top: 1.0,
+        points: &|run| run.curve.clone(),
+    };
+    chart(&mut page, rows, runs, schedule.steps, &accuracy);
+    let highest = runs.iter().flat_map(|run| smoothed(&run.losses)).map(|(_, loss)| loss).fold(0.1, f64::max);
+    let loss = Chart { label: "training loss", top: highest, points: &|run| smoothed(&run.losses) };
+    chart(&mut page, rows, runs, schedule.steps, &loss);
     page.push_str("<h2>Which heads each task uses</h2><p>Gate of each task and head after training. A white cell is a head \
          that is not computed for that task.</p>");
     for (seed, gates) in (1..).zip(runs.iter().filter_map(|run| run.gates.as_ref())) {
@@ -64,13 +72,21 @@ fn table(page: &mut String, rows: &[Row], data: &Data) {
     page.push_str("</tr></table>");
 }
 
-/// Accuracy over steps: x in 50..730, y in 20..300.
-fn curves(page: &mut String, rows: &[Row], runs: &[Run], steps: usize) {
+/// One line a run over the training steps.
+struct Chart<'a> {
+    label: &'a str,
+    /// Largest value of the vertical axis.
+    top: f64,
+    points: &'a dyn Fn(&Run) -> Vec<(usize, f64)>,
+}
+
+/// The plot area is x 50..730, y 20..300.
+fn chart(page: &mut String, rows: &[Row], runs: &[Run], steps: usize, chart: &Chart<'_>) {
     let x = |step: usize| 50.0 + 680.0 * step as f64 / steps as f64;
-    let y = |accuracy: f64| 300.0 - 280.0 * accuracy;
-    page.push_str("<svg viewBox=\"0 0 960 340\" role=\"img\" aria-label=\"learning curves\">");
+    let y = |value: f64| 300.0 - 280.0 * (value / chart.top).clamp(0.0, 1.0);
+    let _ = write!(page, "<svg viewBox=\"0 0 960 340\" role=\"img\" aria-label=\"{}\">", chart.label);
     for tick in 0..=5 {
-        let value = f64::from(tick) / 5.0;
+        let value = chart.top * f64::from(tick) / 5.0;
         let at = y(value);
         let _ = write!(
             page,
@@ -81,13 +97,16 @@ fn curves(page: &mut String, rows: &[Row], runs: &[Run], steps: usize) {
     }
     for quarter in 0..=4 {
         let step = steps * quarter / 4;
-        let _ = write!(page, "<text x=\"{:.0}\" y=\"322\" text-anchor=\"middle\">{step}</text>", x(step));
+        let _ = write!(page, "<text x=\"{:.0}\" y=\"318\" text-anchor=\"middle\">{step}</text>", x(step));
     }
-    page.push_str("<text x=\"390\" y=\"338\" text-anchor=\"middle\">step</text>");
+    page.push_str("<text x=\"390\" y=\"336\" text-anchor=\"middle\">step</text>");
+    let _ = write!(page, "<text x=\"50\" y=\"12\">{}</text>", chart.label);
     for (index, (row, colour)) in rows.iter().zip(COLOURS).enumerate() {
         for run in runs.iter().filter(|run| run.variant == row.variant) {
-            let points: Vec<String> =
-                run.curve.iter().map(|&(step, accuracy)| format!("{:.1},{:.1}", x(step), y(accuracy))).collect();
+            let points: Vec<String> = (chart.points)(run)
+                .iter()
+                .map(|&(step, value)| format!("{:.1},{:.1}", x(step), y(value)))
+                .collect();
             let _ = write!(
                 page,
                 "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
@@ -105,6 +124,13 @@ fn curves(page: &mut String, rows: &[Row], runs: &[Run], steps: usize) {
     page.push_str("</svg>");
 }
 
+/// Losses averaged over windows of a fortieth of the run.
+fn smoothed(losses: &[f32]) -> Vec<(usize, f64)> {
+    let window = (losses.len() / 40).max(1);
+    let mean = |part: &[f32]| part.iter().copied().map(f64::from).sum::<f64>() / part.len() as f64;
+    losses.chunks(window).enumerate().map(|(i, part)| (i * window + part.len(), mean(part))).collect()
+}
+
 fn gate_map(page: &mut String, seed: usize, gates: &[Vec<f32>], data: &Data) {
     let heads = gates.first().map_or(0, Vec::len);
     let (width, height) = (180 + 48 * heads, 60 + 34 * gates.len());
@@ -118,7 +144,8 @@ fn gate_map(page: &mut String, seed: usize, gates: &[Vec<f32>], data: &Data) {
     }
     for (task, (row, name)) in gates.iter().zip(&data.info.tasks).enumerate() {
         let top = 48 + 34 * task;
-        let _ = write!(page, "<text x=\"170\" y=\"{}\" text-anchor=\"end\">{}</text>", top + 20, escape(name));
+        let _ =
+            write!(page, "<text x=\"170\" y=\"{}\" text-anchor=\"end\">{}</text>", top + 20, escape(name));
         for (head, &gate) in row.iter().enumerate() {
             let (left, ink) = (180 + 48 * head, if gate > 0.55 { "#fff" } else { "#1b1f24" });
             let _ = write!(

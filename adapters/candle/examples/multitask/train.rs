@@ -46,7 +46,8 @@ pub fn train(
     mut progress: impl FnMut(),
 ) -> Result<Run> {
     let model = Model::new(variant, config, &data.info, seed)?;
-    let mut optimiser = AdamW::new(model.vars(), ParamsAdamW { lr: schedule.learning_rate, ..ParamsAdamW::default() })?;
+    let mut optimiser =
+        AdamW::new(model.vars(), ParamsAdamW { lr: schedule.learning_rate, ..ParamsAdamW::default() })?;
     let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
     let (mut losses, mut curve) = (Vec::with_capacity(schedule.steps), Vec::new());
     let mut spent = Duration::ZERO;

@@ -1,6 +1,7 @@
 //! NVRTC: finding the library, and the dozen functions of it that we call.
 #![allow(unsafe_code)]
 
+use super::super::driver::cuda_major;
 use crate::device::Backend;
 use crate::error::{Error, Result};
 use libloading::Library;
@@ -81,18 +82,27 @@ impl Nvrtc {
             unsafe { Library::new(*name) }.ok()
         };
         let variable = |name: &str| std::env::var_os(name);
-        let opened = SYSTEM_NAMES
-            .iter()
-            .find_map(open_name)
-            .or_else(|| toolkit_folders(variable).iter().find_map(|folder| open_in(folder)))
-            .or_else(|| wheel_folders(&site_packages(variable)).iter().find_map(|folder| open_in(folder)));
-        Self::bind(opened.ok_or_else(|| {
-            format!(
+        let (toolkits, wheels) = (toolkit_folders(variable), wheel_folders(&site_packages(variable)));
+        let found = SYSTEM_NAMES.iter().filter_map(open_name);
+        let found = found.chain(toolkits.iter().filter_map(|folder| open_in(folder)));
+        let found = found.chain(wheels.iter().filter_map(|folder| open_in(folder)));
+        let driver = cuda_major();
+        let mut first = None;
+        for library in found {
+            let bound = Self::bind(library);
+            // A driver refuses code of a CUDA newer than its own, so a library that fits it comes before the newest.
+            if bound.as_ref().is_ok_and(|nvrtc| driver.is_none_or(|driver| nvrtc.version.0 <= driver)) {
+                return bound;
+            }
+            first = first.or(Some(bound));
+        }
+        first.unwrap_or_else(|| {
+            Err(format!(
                 "kernels are compiled on first use, and NVRTC was not found. Install the CUDA toolkit, or run \
                  `pip install nvidia-cuda-nvrtc` (nvidia-cuda-nvrtc-cu12 for a driver of CUDA 12) in the active Python \
                  environment, or set {VARIABLE} to the folder of libnvrtc.so"
-            )
-        })?)
+            ))
+        })
     }
 
     fn bind(library: Library) -> std::result::Result<Self, String> {

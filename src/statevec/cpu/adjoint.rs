@@ -1,0 +1,319 @@
+//! The adjoint sweep: undoes operations on ψ and λ together and collects ∂/∂angle of Re⟨λ|ψ⟩ on the way.
+
+use super::exec::{Code, MAX_REGISTERS, Op, Sweep};
+use super::lanes::{Chunk, Lanes};
+use super::sweep::{is_lower, role_number, roles, shear_imag, shear_real, wide_rotation, with_flip};
+
+/// Undoes sweeps, last first, on ψ and λ. `gradients[accumulator]` gains ∂E/∂angle per lane, E = ⟨ψ|O|ψ⟩, λ = Oψ.
+///
+/// The one place that compiles the loop, once per instruction set: it is large.
+#[inline(never)]
+pub(crate) fn undo(
+    psi: &mut [Chunk],
+    lambda: &mut [Chunk],
+    sweeps: &[Sweep],
+    table: &[Lanes],
+    tile: u32,
+    gradients: &mut [Lanes],
+) {
+    pulp::Arch::new().dispatch(|| {
+        for sweep in sweeps.iter().rev() {
+            // Four registers of each state fill the register file; only a three-qubit matrix needs eight.
+            match sweep.registers {
+                4 => undo_sweep::<4>(psi, lambda, sweep, table, tile, gradients),
+                _ => undo_sweep::<MAX_REGISTERS>(psi, lambda, sweep, table, tile, gradients),
+            }
+        }
+    });
+}
+
+/// Registers of ψ and of λ.
+struct Pair<const N: usize> {
+    psi: [Chunk; N],
+    lambda: [Chunk; N],
+}
+
+#[inline(always)]
+fn undo_sweep<const N: usize>(
+    psi: &mut [Chunk],
+    lambda: &mut [Chunk],
+    sweep: &Sweep,
+    table: &[Lanes],
+    tile: u32,
+    gradients: &mut [Lanes],
+) {
+    let mut base = 0u32;
+    for set in 1..=1usize << sweep.bases.len() {
+        let index = |j: usize| (base ^ sweep.offsets[j]) as usize;
+        let mut pair: Pair<N> = Pair {
+            psi: std::array::from_fn(|j| psi[index(j)]),
+            lambda: std::array::from_fn(|j| lambda[index(j)]),
+        };
+        let at = u64::from(tile) << 32 | u64::from(base);
+        for op in sweep.ops.iter().rev() {
+            undo_op(&mut pair, sweep, op, table, at, gradients);
+        }
+        for j in 0..N {
+            psi[index(j)] = pair.psi[j];
+            lambda[index(j)] = pair.lambda[j];
+        }
+        base ^= sweep.bases.get(set.trailing_zeros() as usize).copied().unwrap_or(0);
+    }
+}
+
+#[inline(always)]
+fn undo_op<const N: usize>(
+    pair: &mut Pair<N>,
+    sweep: &Sweep,
+    op: &Op,
+    table: &[Lanes],
+    at: u64,
+    gradients: &mut [Lanes],
+) {
+    let c = &table[op.slot as usize..];
+    let mut add = |which: usize, value: Lanes| {
+        if let Some(sum) = gradients.get_mut(op.gradient[which] as usize) {
+            *sum = sum.add(value);
+        }
+    };
+    match op.code {
+        Code::RotateReal => {
+            let term = with_flip!(op.register, undo_real::<N>(pair, c, roles(op, at)));
+            add(0, signed_by_lane(op, term));
+        }
+        Code::RotateImag => {
+            let term = with_flip!(op.register, undo_imag::<N>(pair, c, roles(op, at)));
+            add(0, signed_by_lane(op, term));
+        }
+        Code::RealThenPhase => {
+            let (rotation, phase) = with_flip!(op.register, undo_real_then_phase::<N>(pair, c));
+            add(0, rotation);
+            add(1, phase);
+        }
+        Code::Phase => add(0, undo_phase(pair, sweep, op, c, at)),
+        Code::Matrix => {
+            let active = sweep.active(op, at);
+            with_flip!(op.register, undo_matrix::<N>(pair, c, roles(op, at), active));
+        }
+        Code::WideReal | Code::WideImag => add(0, undo_wide_rotation(pair, sweep, op, c, at)),
+        Code::WidePhase => add(0, undo_wide_phase(pair, sweep, op, c, at)),
+        Code::WideMatrix => {
+            pair.psi = undo_wide_matrix(pair.psi, sweep, op, c, at);
+            pair.lambda = undo_wide_matrix(pair.lambda, sweep, op, c, at);
+        }
+        Code::WideDiagonal => {
+            pair.psi = undo_wide_diagonal(pair.psi, sweep, op, c, at);
+            pair.lambda = undo_wide_diagonal(pair.lambda, sweep, op, c, at);
+        }
+    }
+}
+
+/// The gradient of a rotation whose role lanes take part in: the other sign where their own parity is 1.
+#[inline(always)]
+fn signed_by_lane(op: &Op, term: Lanes) -> Lanes {
+    match op.role {
+        Some(role) if role.lane != 0 => Lanes::ZERO.sub(term).select(role.lane_ones(), term),
+        _ => term,
+    }
+}
+
+/// Re(conj(u)·a)
+#[inline(always)]
+fn dot(u: Chunk, a: Chunk, sum: Lanes) -> Lanes {
+    u.im.fma(a.im, u.re.fma(a.re, sum))
+}
+
+/// −Im(conj(u)·a), added: what a phase in front of `a` changes.
+#[inline(always)]
+fn minus_cross(u: Chunk, a: Chunk, sum: Lanes) -> Lanes {
+    u.im.fma(a.re, u.re.fnma(a.im, sum))
+}
+
+/// Re⟨λ|−iYψ⟩ of a pair: dE/dθ = 2·Re⟨λ|−(i/2)Yψ⟩, and −iY = [[0, −1], [1, 0]].
+#[inline(always)]
+fn real_gradient(x: Chunk, y: Chunk, u: Chunk, w: Chunk) -> Lanes {
+    dot(w, x, Lanes::ZERO.sub(dot(u, y, Lanes::ZERO)))
+}
+
+#[inline(always)]
+fn undo_real<const N: usize, const FLIP: usize>(pair: &mut Pair<N>, c: &[Lanes], roles: u32) -> Lanes {
+    let mut sum = Lanes::ZERO;
+    for j in 0..N {
+        if is_lower(j, FLIP) && j ^ FLIP < N {
+            let k = j ^ FLIP;
+            let role = roles >> j & 1;
+            // The other role's coefficients are this rotation's inverse.
+            let (t, s) = (c[2 * (role ^ 1) as usize], c[2 * (role ^ 1) as usize + 1]);
+            let term = real_gradient(pair.psi[j], pair.psi[k], pair.lambda[j], pair.lambda[k]);
+            sum = if role == 1 { sum.sub(term) } else { sum.add(term) };
+            (pair.psi[j], pair.psi[k]) = shear_real(pair.psi[j], pair.psi[k], t, s);
+            (pair.lambda[j], pair.lambda[k]) = shear_real(pair.lambda[j], pair.lambda[k], t, s);
+        }
+    }
+    sum
+}
+
+#[inline(always)]
+fn undo_imag<const N: usize, const FLIP: usize>(pair: &mut Pair<N>, c: &[Lanes], roles: u32) -> Lanes {
+    let mut sum = Lanes::ZERO;
+    for j in 0..N {
+        if is_lower(j, FLIP) && j ^ FLIP < N {
+            let k = j ^ FLIP;
+            let role = roles >> j & 1;
+            let (t, s) = (c[2 * (role ^ 1) as usize], c[2 * (role ^ 1) as usize + 1]);
+            let term = minus_cross(pair.lambda[j], pair.psi[k], Lanes::ZERO);
+            let term = minus_cross(pair.lambda[k], pair.psi[j], term);
+            sum = if role == 1 { sum.add(term) } else { sum.sub(term) };
+            (pair.psi[j], pair.psi[k]) = shear_imag(pair.psi[j], pair.psi[k], t, s);
+            (pair.lambda[j], pair.lambda[k]) = shear_imag(pair.lambda[j], pair.lambda[k], t, s);
+        }
+    }
+    sum
+}
+
+#[inline(always)]
+fn undo_real_then_phase<const N: usize, const FLIP: usize>(
+    pair: &mut Pair<N>,
+    c: &[Lanes],
+) -> (Lanes, Lanes) {
+    let factor = Chunk { re: c[2], im: c[3] };
+    let (t, s) = (Lanes::ZERO.sub(c[0]), Lanes::ZERO.sub(c[1]));
+    let (mut rotation, mut phase) = (Lanes::ZERO, Lanes::ZERO);
+    for j in 0..N {
+        if is_lower(j, FLIP) && j ^ FLIP < N {
+            let k = j ^ FLIP;
+            let (x, u) = (pair.psi[j], pair.lambda[j]);
+            let (y, w) = (pair.psi[k].times_conj(factor), pair.lambda[k].times_conj(factor));
+            phase = minus_cross(w, y, phase);
+            rotation = rotation.add(real_gradient(x, y, u, w));
+            (pair.psi[j], pair.psi[k]) = shear_real(x, y, t, s);
+            (pair.lambda[j], pair.lambda[k]) = shear_real(u, w, t, s);
+        }
+    }
+    (rotation, phase.add(phase))
+}
+
+#[inline(always)]
+fn undo_phase<const N: usize>(pair: &mut Pair<N>, sweep: &Sweep, op: &Op, c: &[Lanes], at: u64) -> Lanes {
+    let active = sweep.active(op, at);
+    let lanes = sweep.first_control_lanes(op);
+    let mut sum = Lanes::ZERO;
+    for j in 0..N {
+        let one = active >> j & 1 == 1;
+        if !one && lanes == 0 {
+            continue;
+        }
+        let factor = if one { Chunk { re: c[2], im: c[3] } } else { Chunk { re: c[0], im: c[1] } };
+        let term = minus_cross(pair.lambda[j], pair.psi[j], Lanes::ZERO);
+        // In the lanes whose own parity is 1 the rest must be 0.
+        sum = sum.add(term.select(if one { !lanes } else { lanes }, Lanes::ZERO));
+        pair.psi[j] = pair.psi[j].times_conj(factor);
+        pair.lambda[j] = pair.lambda[j].times_conj(factor);
+    }
+    sum.add(sum)
+}
+
+#[inline(always)]
+fn undo_matrix<const N: usize, const FLIP: usize>(pair: &mut Pair<N>, c: &[Lanes], roles: u32, active: u32) {
+    for a in [&mut pair.psi, &mut pair.lambda] {
+        for j in 0..N {
+            if is_lower(j, FLIP) && j ^ FLIP < N && active >> j & 1 == 1 {
+                let set = 8 * (roles >> j & 1) as usize;
+                // Conjugate transpose.
+                let m = |i: usize| Chunk { re: c[set + 2 * i], im: Lanes::ZERO.sub(c[set + 2 * i + 1]) };
+                let (x, y) = (a[j], a[j ^ FLIP]);
+                (a[j], a[j ^ FLIP]) = (x.times(m(0)).plus_times(m(2), y), x.times(m(1)).plus_times(m(3), y));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn undo_wide_rotation<const N: usize>(
+    pair: &mut Pair<N>,
+    sweep: &Sweep,
+    op: &Op,
+    c: &[Lanes],
+    at: u64,
+) -> Lanes {
+    let wide = &sweep.wides[op.wide as usize];
+    let (register, lane) = wide.flips[1];
+    let role = wide.roles[0];
+    let roles = role.at(at);
+    let mut sum = Lanes::ZERO;
+    for j in 0..N {
+        let partner = pair.psi[j ^ register as usize & (N - 1)].flipped(lane);
+        let term = match op.code {
+            // (−iYψ)(x) = −σ·partner, (−iXψ)(x) = −iσ·partner.
+            Code::WideReal => Lanes::ZERO.sub(dot(pair.lambda[j], partner, Lanes::ZERO)),
+            _ => Lanes::ZERO.sub(minus_cross(pair.lambda[j], partner, Lanes::ZERO)),
+        };
+        let minus = Lanes::ZERO.sub(term);
+        let signed = minus.select(role.lanes(roles, j), term);
+        sum = sum.add(signed.select(sweep.active_lanes(op, at, j), Lanes::ZERO));
+    }
+    pair.psi = wide_rotation(pair.psi, sweep, op, c, at, -1.0);
+    pair.lambda = wide_rotation(pair.lambda, sweep, op, c, at, -1.0);
+    sum
+}
+
+#[inline(always)]
+fn undo_wide_phase<const N: usize>(
+    pair: &mut Pair<N>,
+    sweep: &Sweep,
+    op: &Op,
+    c: &[Lanes],
+    at: u64,
+) -> Lanes {
+    let factor = Chunk { re: c[0], im: c[1] };
+    let mut sum = Lanes::ZERO;
+    for j in 0..N {
+        let lanes = sweep.active_lanes(op, at, j);
+        let (a, u) = (pair.psi[j], pair.lambda[j]);
+        sum = sum.add(minus_cross(u, a, Lanes::ZERO).select(lanes, Lanes::ZERO));
+        pair.psi[j] = a.times_conj(factor).select(lanes, a);
+        pair.lambda[j] = u.times_conj(factor).select(lanes, u);
+    }
+    sum.add(sum)
+}
+
+#[inline(always)]
+fn undo_wide_matrix<const N: usize>(
+    old: [Chunk; N],
+    sweep: &Sweep,
+    op: &Op,
+    c: &[Lanes],
+    at: u64,
+) -> [Chunk; N] {
+    let flips = &sweep.wides[op.wide as usize].flips;
+    let mut new = old;
+    for j in 0..N {
+        let role = role_number(sweep, op, at, j);
+        let mut sum = Chunk::ZERO;
+        for (b, &(register, lane)) in flips.iter().enumerate() {
+            // M†[role, role ⊕ b] is the conjugate of the partner's factor for this element.
+            let at = 2 * ((role ^ b) * flips.len() + b);
+            let factor = Chunk { re: c[at], im: Lanes::ZERO.sub(c[at + 1]) };
+            sum = sum.plus_times(factor, old[j ^ register as usize & (N - 1)].flipped(lane));
+        }
+        new[j] = sum.select(sweep.active_lanes(op, at, j), old[j]);
+    }
+    new
+}
+
+#[inline(always)]
+fn undo_wide_diagonal<const N: usize>(
+    old: [Chunk; N],
+    sweep: &Sweep,
+    op: &Op,
+    c: &[Lanes],
+    at: u64,
+) -> [Chunk; N] {
+    let mut new = old;
+    for j in 0..N {
+        let at_role = 2 * role_number(sweep, op, at, j);
+        let factor = Chunk { re: c[at_role], im: c[at_role + 1] };
+        new[j] = old[j].times_conj(factor).select(sweep.active_lanes(op, at, j), old[j]);
+    }
+    new
+}

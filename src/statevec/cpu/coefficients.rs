@@ -1,0 +1,201 @@
+//! Coefficient tables: the sines, cosines and matrix entries of every operation, one value per lane.
+
+use super::exec::{Code, Exec, Recipe};
+use super::lanes::{Chunk, Lanes, WIDTH, sin_cos};
+use crate::statevec::lower::{Action, Lowered, odd_bits};
+use crate::statevec::parameter::{Angle, Variable};
+use num_complex::Complex64;
+
+/// Parameter values in host memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Values<'a> {
+    pub(crate) theta: &'a [f32],
+    pub(crate) theta_step: usize,
+    /// From sample 0's first value on.
+    pub(crate) inputs: &'a [f32],
+    pub(crate) sample_step: usize,
+    pub(crate) input_step: usize,
+}
+
+impl Values<'_> {
+    /// The angle in each of sixteen lanes; lane l belongs to sample `samples(l)`.
+    #[inline(always)]
+    fn angles(&self, angle: Angle, samples: &[usize; WIDTH]) -> [f64; WIDTH] {
+        match angle.of {
+            None => [angle.offset; WIDTH],
+            Some(Variable::Theta(i)) => {
+                let value = f64::from(self.theta[i * self.theta_step]);
+                [angle.scale.mul_add(value, angle.offset); WIDTH]
+            }
+            Some(Variable::Input(i)) => {
+                let mut out = [0.0; WIDTH];
+                for l in 0..WIDTH {
+                    let value = f64::from(self.inputs[samples[l] * self.sample_step + i * self.input_step]);
+                    out[l] = angle.scale.mul_add(value, angle.offset);
+                }
+                out
+            }
+        }
+    }
+}
+
+/// The coefficients of one block of samples (or of one sample).
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) lanes: Vec<Lanes>,
+    /// Sign that the shears' range reduction has taken out of the state.
+    sign: Lanes,
+}
+
+impl Table {
+    /// Everything that does not depend on the sample.
+    pub(crate) fn new(exec: &Exec, lowered: &Lowered, values: &Values<'_>) -> Self {
+        let mut table = Self { lanes: vec![Lanes::ZERO; exec.table], sign: Lanes::ONE };
+        table.fill_where(exec, lowered, values, &[0; WIDTH], false);
+        table
+    }
+
+    /// The coefficients of the samples `samples`, one per lane; returns the factor of their states (sign, global phase).
+    pub(crate) fn specialise(
+        &mut self,
+        exec: &Exec,
+        lowered: &Lowered,
+        values: &Values<'_>,
+        samples: &[usize; WIDTH],
+    ) -> Chunk {
+        let shared = self.sign;
+        self.fill_where(exec, lowered, values, samples, true);
+        let sign = std::mem::replace(&mut self.sign, shared);
+        let mut phase = [0.0; WIDTH];
+        for &angle in &lowered.global_phase {
+            let term = values.angles(angle, samples);
+            for l in 0..WIDTH {
+                phase[l] += term[l];
+            }
+        }
+        let (sin, cos) = sin_cos(&phase);
+        Chunk { re: cos.mul(sign), im: sin.mul(sign) }
+    }
+
+    /// The recipes that vary from sample to sample, or those that do not.
+    #[inline(never)]
+    fn fill_where(
+        &mut self,
+        exec: &Exec,
+        lowered: &Lowered,
+        values: &Values<'_>,
+        samples: &[usize; WIDTH],
+        varying: bool,
+    ) {
+        pulp::Arch::new().dispatch(|| {
+            for recipe in exec.recipes.iter().filter(|recipe| varies(lowered, recipe) == varying) {
+                self.fill(lowered, recipe, values, samples);
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, lowered: &Lowered, recipe: &Recipe, values: &Values<'_>, samples: &[usize; WIDTH]) {
+        let step = &lowered.steps[recipe.steps[0]];
+        let turn = |angle: Angle, factor: f64| {
+            let mut angles = values.angles(angle, samples);
+            for angle in &mut angles {
+                *angle *= factor;
+            }
+            sin_cos(&angles)
+        };
+        let out = &mut self.lanes[recipe.slot..];
+        match (&step.action, recipe.code) {
+            (Action::RotateReal(angle) | Action::RotateImag(angle), Code::WideReal | Code::WideImag) => {
+                let (sin, cos) = turn(*angle, 0.5);
+                (out[0], out[1]) = (cos, sin.mul(lane_signs(recipe.role_lanes[0])));
+            }
+            (Action::RotateReal(angle) | Action::RotateImag(angle), _) => {
+                let (mut sin, mut cos) = turn(*angle, 0.5);
+                // Shears amplify rounding without bound as θ/2 nears ±π: rotate by θ/2 ∓ π and keep the sign aside.
+                for l in 0..WIDTH {
+                    if cos.0[l] < 0.0 {
+                        (sin.0[l], cos.0[l]) = (-sin.0[l], -cos.0[l]);
+                        self.sign.0[l] = -self.sign.0[l];
+                    }
+                }
+                let mut tan = Lanes::ZERO;
+                for l in 0..WIDTH {
+                    tan.0[l] = sin.0[l] / (1.0 + cos.0[l]);
+                }
+                let signs = lane_signs(recipe.role_lanes[0]);
+                (out[0], out[1]) = (tan.mul(signs), sin.mul(signs));
+                (out[2], out[3]) = (Lanes::ZERO.sub(out[0]), Lanes::ZERO.sub(out[1]));
+                if let Some(Action::Phase(angle)) = recipe.steps.get(1).map(|&s| &lowered.steps[s].action) {
+                    let (sin, cos) = turn(*angle, 1.0);
+                    (out[2], out[3]) = (cos, sin);
+                }
+            }
+            (Action::Phase(angle), Code::WidePhase) => {
+                let (sin, cos) = turn(*angle, 1.0);
+                (out[0], out[1]) = (cos, sin);
+            }
+            (Action::Phase(angle), _) => {
+                let (sin, cos) = turn(*angle, 1.0);
+                let ones = lane_mask(recipe.role_lanes.first().copied().unwrap_or(0));
+                // Where the parity of the rest is 0, the phase acts in the lanes whose own parity is 1.
+                (out[0], out[1]) = (cos.select(ones, Lanes::ONE), sin.select(ones, Lanes::ZERO));
+                (out[2], out[3]) = (Lanes::ONE.select(ones, cos), Lanes::ZERO.select(ones, sin));
+            }
+            (Action::Matrix(entries), code) => {
+                let k = recipe.role_lanes.len();
+                let side = 1usize << k;
+                for base in 0..side {
+                    if code == Code::Matrix && base > 1 {
+                        break;
+                    }
+                    for (at, partner) in (0..side * if code == Code::Matrix { side } else { 1 }).enumerate() {
+                        let entry = |lane: usize| {
+                            let role = base ^ lane_roles(&recipe.role_lanes, lane);
+                            match code {
+                                // Rows and columns as the pair sees them: exchanged where the roles are.
+                                Code::Matrix => entries[(partner >> 1 ^ role) * 2 + (partner & 1 ^ role)],
+                                _ => entries[role * side + (role ^ partner)],
+                            }
+                        };
+                        let per_set = if code == Code::Matrix { side * side } else { side };
+                        put(out, base * per_set + at, entry);
+                    }
+                }
+            }
+            (Action::Diagonal(entries), _) => {
+                for base in 0..entries.len() {
+                    put(out, base, |lane| entries[base ^ lane_roles(&recipe.role_lanes, lane)]);
+                }
+            }
+        }
+    }
+}
+
+fn varies(lowered: &Lowered, recipe: &Recipe) -> bool {
+    let of = |&step: &usize| lowered.steps[step].angle().and_then(|angle| angle.of);
+    recipe.steps.iter().any(|step| matches!(of(step), Some(Variable::Input(_))))
+}
+
+/// −1 in the lanes whose number has odd parity with `mask`.
+#[inline(always)]
+fn lane_signs(mask: u32) -> Lanes {
+    Lanes(std::array::from_fn(|lane| if odd_bits(mask & lane as u32) { -1.0 } else { 1.0 }))
+}
+
+/// Lanes whose number has odd parity with `mask`.
+fn lane_mask(mask: u32) -> u32 {
+    (0..WIDTH as u32).fold(0, |bits, lane| bits | u32::from(odd_bits(mask & lane)) << lane)
+}
+
+fn lane_roles(masks: &[u32], lane: usize) -> usize {
+    let bit = |(i, &mask): (usize, &u32)| usize::from(odd_bits(mask & lane as u32)) << i;
+    masks.iter().enumerate().map(bit).sum()
+}
+
+fn put(out: &mut [Lanes], at: usize, entry: impl Fn(usize) -> Complex64) {
+    for lane in 0..WIDTH {
+        let value = entry(lane);
+        (out[2 * at].0[lane], out[2 * at + 1].0[lane]) = (value.re as f32, value.im as f32);
+    }
+}

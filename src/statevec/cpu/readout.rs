@@ -1,0 +1,112 @@
+//! Pauli sums of a state, and λ = Oψ, on chunks.
+
+use super::lanes::{Chunk, Lanes, WIDTH};
+use crate::statevec::lower::odd_bits;
+use crate::statevec::observables::StringGroup;
+
+/// Writes what a group of strings reads of each amplitude: |ψ|², or a part of conj(ψ(x ⊕ d))·ψ(x).
+///
+/// `state` is all chunks; `out` takes those from `first` on.
+#[inline(always)]
+pub(crate) fn parts(state: &[Chunk], group: &StringGroup, lane_bits: usize, first: usize, out: &mut [Lanes]) {
+    let chunk = (group.direction >> lane_bits) as usize;
+    let lane = group.direction & ((1 << lane_bits) - 1);
+    for (i, part) in out.iter_mut().enumerate() {
+        let a = state[first + i];
+        *part = if group.direction == 0 {
+            a.norm()
+        } else {
+            let b = state[(first + i) ^ chunk].flipped(lane);
+            if group.imaginary { b.im.fnma(a.re, b.re.mul(a.im)) } else { b.im.fma(a.im, b.re.mul(a.re)) }
+        };
+    }
+}
+
+/// Calls `leaf(string, Σ_x (−1)^{parity(mask & x)}·values[x])` for every string of the group, x being the local chunk number
+/// and only the masks' bits `lane_bits..` below `values`' length counting. `values` is used up.
+///
+/// A Walsh–Hadamard transform pruned to the masks wanted: about log₂(strings) + 2 additions a value, summed pairwise.
+#[inline(always)]
+pub(crate) fn transform(
+    values: &mut [Lanes],
+    group: &StringGroup,
+    lane_bits: usize,
+    mut leaf: impl FnMut(usize, Lanes),
+) {
+    let bits = values.len().trailing_zeros() as usize;
+    let low = |string: usize| group.strings[string].mask >> lane_bits & ((1u32 << bits) - 1);
+    let mut order: Vec<usize> = (0..group.strings.len()).collect();
+    order.sort_unstable_by_key(|&string| low(string));
+    // (first value, bits left, strings that share the bits above)
+    let mut stack = vec![(0usize, bits, 0usize, order.len())];
+    while let Some((at, bits, from, to)) = stack.pop() {
+        if bits == 0 {
+            for &string in &order[from..to] {
+                leaf(string, values[at]);
+            }
+            continue;
+        }
+        let half = 1usize << (bits - 1);
+        let split = from + order[from..to].partition_point(|&string| low(string) as usize & half == 0);
+        let (lo, hi) = values[at..at + 2 * half].split_at_mut(half);
+        match (split > from, split < to) {
+            (true, false) => lo.iter_mut().zip(hi).for_each(|(a, b)| *a = a.add(*b)),
+            (false, true) => lo.iter_mut().zip(hi).for_each(|(a, b)| *b = a.sub(*b)),
+            _ => lo.iter_mut().zip(hi).for_each(|(a, b)| (*a, *b) = (a.add(*b), a.sub(*b))),
+        }
+        if split < to {
+            stack.push((at + half, bits - 1, split, to));
+        }
+        if split > from {
+            stack.push((at, bits - 1, from, split));
+        }
+    }
+}
+
+/// Σ over lanes of a value, with the sign of a mask's lane part. Pairwise.
+pub(crate) fn signed_sum(value: Lanes, mask: u32) -> f32 {
+    Lanes(std::array::from_fn(|l| if odd_bits(mask & l as u32) { -value.0[l] } else { value.0[l] })).sum()
+}
+
+/// λ = Σ weight·(string)·ψ for chunks `first..first + out.len()`. `weights[observable]` has one value per lane.
+#[inline(always)]
+pub(crate) fn apply_observables(
+    state: &[Chunk],
+    groups: &[StringGroup],
+    weights: &[Lanes],
+    lane_bits: usize,
+    first: usize,
+    out: &mut [Chunk],
+) {
+    let lanes = (1u32 << lane_bits) - 1;
+    out.fill(Chunk::ZERO);
+    for group in groups {
+        let (chunk, lane) = ((group.direction >> lane_bits) as usize, group.direction & lanes);
+        for (i, lambda) in out.iter_mut().enumerate() {
+            let from = (first + i) ^ chunk;
+            let mut factor = Lanes::ZERO;
+            for string in &group.strings {
+                // The string's parity is read where the amplitude comes from.
+                let odd = odd_bits(string.mask >> lane_bits & from as u32);
+                let c = if odd { -string.coefficient as f32 } else { string.coefficient as f32 };
+                let weight = weights[string.observable];
+                factor = if string.mask & lanes == 0 {
+                    weight.fma(Lanes::splat(c), factor)
+                } else {
+                    let sign =
+                        |l: usize| if odd_bits(string.mask & lanes & (l as u32 ^ lane)) { -c } else { c };
+                    weight.fma(Lanes(std::array::from_fn::<_, WIDTH, _>(sign)), factor)
+                };
+            }
+            let b = state[from].flipped(lane);
+            if group.imaginary {
+                // The coefficient carries the sign of Re(i^y·iv) = ∓v for y = 1, 3: i^y·b is −coefficient·i·b.
+                lambda.re = factor.fma(b.im, lambda.re);
+                lambda.im = factor.fnma(b.re, lambda.im);
+            } else {
+                lambda.re = factor.fma(b.re, lambda.re);
+                lambda.im = factor.fma(b.im, lambda.im);
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! One large state at a time, sixteen amplitudes to a vector: passes over tiles that fit the second-level cache.
+#![allow(unsafe_code)]
+
+use super::coefficients::Table;
+use super::exec::Trip;
+use super::lanes::{Chunk, Lanes, WIDTH};
+use super::{AngleGradients, Call, Gradient, LANE_BITS, Output, adjoint, readout, sweep};
+use crate::error::{Error, Result};
+use crate::statevec::lower::odd_bits;
+use crate::statevec::observables::StringGroup;
+use num_complex::Complex32;
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Log₂ of the chunks that one readout task reduces.
+const READOUT_BITS: usize = 10;
+
+thread_local! {
+    static TILE: RefCell<Vec<Chunk>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The chunks of a state, written by tasks that own disjoint cosets of a tile.
+#[derive(Clone, Copy)]
+struct Shared {
+    base: *mut Chunk,
+    chunks: usize,
+}
+
+// SAFETY: plain numbers; tasks touch disjoint chunks, see `Shared::get`.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn new(state: &mut [Chunk]) -> Self {
+        Self { base: state.as_mut_ptr(), chunks: state.len() }
+    }
+
+    /// # Safety
+    /// No other task may use chunk `at` meanwhile. Holds when each task keeps to its own coset of the pass's tile.
+    unsafe fn get(&self, at: usize) -> *mut Chunk {
+        debug_assert!(at < self.chunks);
+        // SAFETY: stored indices are below 2^qubits, the number of amplitudes; the caller has the chunk to itself.
+        unsafe { self.base.add(at) }
+    }
+}
+
+/// Calls `f(local index, chunk, lane flip)` for every chunk of the tile at `base`.
+fn for_tile(trip: &Trip, base: u32, mut f: impl FnMut(usize, usize, u32)) {
+    let lanes = (1u32 << LANE_BITS) - 1;
+    let (mut at, mut local) = (base, 0usize);
+    for step in 1..=1usize << trip.bits {
+        f(local, (at >> LANE_BITS) as usize, at & lanes);
+        let bit = step.trailing_zeros() as usize;
+        if bit < trip.bits {
+            at ^= trip.tile[bit];
+            local ^= 1 << bit;
+        }
+    }
+}
+
+fn tile_base(trip: &Trip, tile: usize) -> u32 {
+    let set = trip.outer.iter().enumerate().filter(|(i, _)| tile >> i & 1 == 1);
+    set.fold(0, |base, (_, &direction)| base ^ direction)
+}
+
+/// Copies a tile in, works on it, copies it out.
+fn through_tile<const STATES: usize>(
+    states: [Shared; STATES],
+    trip: &Trip,
+    base: u32,
+    work: impl FnOnce(&mut [Chunk]),
+) {
+    let chunks = 1usize << trip.bits;
+    TILE.with(|scratch| {
+        let mut scratch = scratch.borrow_mut();
+        if scratch.len() < STATES * chunks {
+            scratch.resize(STATES * chunks, Chunk::ZERO);
+        }
+        let buffer = &mut scratch[..STATES * chunks];
+        for (state, part) in states.iter().zip(buffer.chunks_mut(chunks)) {
+            for_tile(trip, base, |local, chunk, lane| {
+                // SAFETY: the task owns this coset.
+                part[local] = unsafe { *state.get(chunk) }.flipped(lane);
+            });
+        }
+        work(buffer);
+        for (state, part) in states.iter().zip(buffer.chunks_mut(chunks)) {
+            for_tile(trip, base, |local, chunk, lane| {
+                // SAFETY: the task owns this coset.
+                unsafe { *state.get(chunk) = part[local].flipped(lane) };
+            });
+        }
+    });
+}
+
+fn run(call: &Call<'_>, table: &Table, factor: Chunk, sample: usize, state: &mut [Chunk]) {
+    match call.initial {
+        None => {
+            state.par_chunks_mut(1 << READOUT_BITS).for_each(|part| part.fill(Chunk::ZERO));
+            (state[0].re.0[0], state[0].im.0[0]) = (factor.re.0[0], factor.im.0[0]);
+        }
+        Some((initial, step)) => {
+            let row = &initial[sample * step..];
+            state.par_iter_mut().enumerate().for_each(|(i, chunk)| {
+                for lane in 0..WIDTH {
+                    let amplitude = row[i * WIDTH + lane];
+                    (chunk.re.0[lane], chunk.im.0[lane]) = (amplitude.re, amplitude.im);
+                }
+                *chunk = chunk.times(factor);
+            });
+        }
+    }
+    for trip in &call.forward.trips {
+        if trip.outer.is_empty() {
+            sweep::run(state, &trip.sweeps, &table.lanes, 0);
+            continue;
+        }
+        let shared = Shared::new(state);
+        (0..1usize << trip.outer.len()).into_par_iter().for_each(|tile| {
+            let base = tile_base(trip, tile);
+            through_tile([shared], trip, base, |tile| sweep::run(tile, &trip.sweeps, &table.lanes, base));
+        });
+    }
+}
+
+/// Calls `f(row of a sample, its state)` for every sample in order. Each sample's work is parallel inside.
+fn for_samples(call: &Call<'_>, mut f: impl FnMut(usize, &mut [Chunk])) -> Result<()> {
+    let mut state = allocate(call.qubits)?;
+    let mut table = Table::new(call.forward, call.lowered, &call.values);
+    for sample in 0..call.batch {
+        let factor = table.specialise(call.forward, call.lowered, &call.values, &[sample; WIDTH]);
+        run(call, &table, factor, sample, &mut state);
+        f(sample, &mut state);
+    }
+    Ok(())
+}
+
+/// Memory of one state.
+fn allocate(qubits: usize) -> Result<Vec<Chunk>> {
+    let chunks = 1usize << (qubits - LANE_BITS);
+    let mut state = Vec::new();
+    let requested = (chunks * size_of::<Chunk>()) as u64;
+    state.try_reserve_exact(chunks).map_err(|_| Error::OutOfMemory { requested, available: 0 })?;
+    state.resize(chunks, Chunk::ZERO);
+    Ok(state)
+}
+
+pub(super) fn forward(call: &Call<'_>, output: Output<'_>) -> Result<()> {
+    let amplitudes = 1usize << call.qubits;
+    let frame = &call.lowered.frame;
+    let amplitude = |state: &[Chunk], index: usize| {
+        let at = frame.stored(index as u32) as usize;
+        let chunk = &state[at / WIDTH];
+        Complex32::new(chunk.re.0[at % WIDTH], chunk.im.0[at % WIDTH])
+    };
+    match output {
+        Output::States(out, step) => for_samples(call, |sample, state| {
+            let row = &mut out[sample * step..][..amplitudes];
+            row.par_iter_mut().enumerate().for_each(|(index, out)| *out = amplitude(state, index));
+        }),
+        Output::Probabilities(out, step) => for_samples(call, |sample, state| {
+            let row = &mut out[sample * step..][..amplitudes];
+            row.par_iter_mut().enumerate().for_each(|(index, out)| {
+                let value = amplitude(state, index);
+                *out = value.re.mul_add(value.re, value.im * value.im);
+            });
+        }),
+        Output::Expectations { out, row_step, observables, groups } => for_samples(call, |sample, state| {
+            let mut sums = vec![0.0f64; observables];
+            for group in groups {
+                for (string, value) in group.strings.iter().zip(measure(state, group)) {
+                    sums[string.observable] += string.coefficient * value;
+                }
+            }
+            let row = &mut out[sample * row_step..][..observables];
+            row.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
+        }),
+    }
+}
+
+/// Each string's Σ_x (−1)^{parity(mask & x)}·part(x): pairwise inside blocks, blocks in f64 in order.
+fn measure(state: &[Chunk], group: &StringGroup) -> Vec<f64> {
+    let arch = pulp::Arch::new();
+    let block = state.len().min(1 << READOUT_BITS);
+    let blocks = (0..state.len() / block).into_par_iter().map(|i| {
+        let mut values = vec![Lanes::ZERO; block];
+        let mut sums = vec![0.0; group.strings.len()];
+        arch.dispatch(|| {
+            readout::parts(state, group, LANE_BITS, i * block, &mut values);
+            readout::transform(&mut values, group, LANE_BITS, |string, sum| {
+                let mask = group.strings[string].mask;
+                let value = f64::from(readout::signed_sum(sum, mask));
+                let odd = odd_bits(mask >> LANE_BITS & (i * block) as u32);
+                sums[string] = if odd { -value } else { value };
+            });
+        });
+        sums
+    });
+    let blocks: Vec<Vec<f64>> = blocks.collect();
+    (0..group.strings.len()).map(|string| blocks.iter().map(|sums| sums[string]).sum()).collect()
+}
+
+pub(super) fn gradient(call: &Call<'_>, request: &Gradient<'_>) -> Result<AngleGradients> {
+    let arch = pulp::Arch::new();
+    let angles = request.exec.gradients.len();
+    let mut out = vec![0.0; call.batch * angles];
+    if angles == 0 {
+        return Ok(out);
+    }
+    let mut backward = Table::new(request.exec, call.lowered, &call.values);
+    let mut lambda = allocate(call.qubits)?;
+    for_samples(call, |sample, psi| {
+        let weights = &request.weights[sample * request.weight_step..];
+        let weights: Vec<Lanes> = (0..request.observables).map(|o| Lanes::splat(weights[o])).collect();
+        let block = lambda.len().min(1 << READOUT_BITS);
+        lambda.par_chunks_mut(block).enumerate().for_each(|(i, out)| {
+            arch.dispatch(|| {
+                readout::apply_observables(psi, request.groups, &weights, LANE_BITS, i * block, out);
+            });
+        });
+        backward.specialise(request.exec, call.lowered, &call.values, &[sample; WIDTH]);
+        let row = &mut out[sample * angles..][..angles];
+        for trip in request.exec.trips.iter().rev() {
+            let (psi, lambda) = (Shared::new(psi), Shared::new(&mut lambda));
+            let tiles = (0..1usize << trip.outer.len()).into_par_iter().map(|tile| {
+                let base = tile_base(trip, tile);
+                let mut sums = vec![Lanes::ZERO; angles];
+                through_tile([psi, lambda], trip, base, |buffer| {
+                    let (psi, lambda) = buffer.split_at_mut(1 << trip.bits);
+                    adjoint::undo(psi, lambda, &trip.sweeps, &backward.lanes, base, &mut sums);
+                });
+                sums.iter().map(|&sum| f64::from(sum.sum())).collect::<Vec<f64>>()
+            });
+            let tiles: Vec<Vec<f64>> = tiles.collect();
+            for sums in tiles {
+                row.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+            }
+        }
+    })?;
+    Ok(out)
+}

@@ -1,0 +1,253 @@
+//! The inner loop: a sweep applies its operations to 8 registers of the state at a time.
+
+use super::exec::{Code, MAX_REGISTERS, Op, Sweep};
+use super::lanes::{Chunk, Lanes};
+
+/// Calls a generic function with a register XOR as a constant, so that every array index is known to the compiler.
+macro_rules! with_flip {
+    ($flip:expr, $name:ident::<$n:ident>($($arg:expr),*)) => {
+        match $flip {
+            1 => $name::<$n, 1>($($arg),*),
+            2 => $name::<$n, 2>($($arg),*),
+            3 => $name::<$n, 3>($($arg),*),
+            4 => $name::<$n, 4>($($arg),*),
+            5 => $name::<$n, 5>($($arg),*),
+            6 => $name::<$n, 6>($($arg),*),
+            _ => $name::<$n, 7>($($arg),*),
+        }
+    };
+}
+pub(super) use with_flip;
+
+/// Applies sweeps to a tile. `tile` is the stored index of its base.
+///
+/// The one place that compiles the loop, once per instruction set: it is large.
+#[inline(never)]
+pub(crate) fn run(state: &mut [Chunk], sweeps: &[Sweep], table: &[Lanes], tile: u32) {
+    pulp::Arch::new().dispatch(|| {
+        for sweep in sweeps {
+            run_sweep::<MAX_REGISTERS>(state, sweep, table, tile);
+        }
+    });
+}
+
+#[inline(always)]
+fn run_sweep<const N: usize>(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
+    let mut base = 0u32;
+    for set in 1..=1usize << sweep.bases.len() {
+        let mut a: [Chunk; N] = std::array::from_fn(|j| state[(base ^ sweep.offsets[j]) as usize]);
+        let at = u64::from(tile) << 32 | u64::from(base);
+        for op in &sweep.ops {
+            apply(&mut a, sweep, op, table, at);
+        }
+        for j in 0..N {
+            state[(base ^ sweep.offsets[j]) as usize] = a[j];
+        }
+        // Gray code: one direction changes from set to set.
+        base ^= sweep.bases.get(set.trailing_zeros() as usize).copied().unwrap_or(0);
+    }
+}
+
+#[inline(always)]
+fn apply<const N: usize>(a: &mut [Chunk; N], sweep: &Sweep, op: &Op, table: &[Lanes], at: u64) {
+    let c = &table[op.slot as usize..];
+    match op.code {
+        Code::RotateReal => with_flip!(op.register, rotate_real::<N>(a, c, roles(op, at))),
+        Code::RotateImag => with_flip!(op.register, rotate_imag::<N>(a, c, roles(op, at))),
+        Code::RealThenPhase => with_flip!(op.register, real_then_phase::<N>(a, c)),
+        Code::Phase => phase(a, sweep, op, c, at),
+        Code::Matrix => {
+            let active = sweep.active(op, at);
+            with_flip!(op.register, matrix::<N>(a, c, roles(op, at), active));
+        }
+        // Copies, so that their computed indices do not force `a` out of the registers.
+        Code::WideReal | Code::WideImag => *a = wide_rotation(*a, sweep, op, c, at, 1.0),
+        Code::WidePhase => *a = wide_phase(*a, sweep, op, c, at),
+        Code::WideMatrix => *a = wide_matrix(*a, sweep, op, c, at),
+        Code::WideDiagonal => *a = wide_diagonal(*a, sweep, op, c, at),
+    }
+}
+
+/// Bit j: the role of register j in lane 0.
+#[inline(always)]
+pub(super) fn roles(op: &Op, at: u64) -> u32 {
+    op.role.map_or(0, |role| role.at(at))
+}
+
+/// Whether `j` is the lower register of its pair under `flip`.
+#[inline(always)]
+pub(super) const fn is_lower(j: usize, flip: usize) -> bool {
+    j & (flip & flip.wrapping_neg()) == 0
+}
+
+#[inline(always)]
+fn rotate_real<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes], roles: u32) {
+    for j in 0..N {
+        if is_lower(j, FLIP) && j ^ FLIP < N {
+            let set = 2 * (roles >> j & 1) as usize;
+            let (x, y) = shear_real(a[j], a[j ^ FLIP], c[set], c[set + 1]);
+            (a[j], a[j ^ FLIP]) = (x, y);
+        }
+    }
+}
+
+/// (x, y) → (c·x − s·y, s·x + c·y) by three shears; t = tan(θ/4), s = sin(θ/2).
+#[inline(always)]
+pub(super) fn shear_real(mut x: Chunk, mut y: Chunk, t: Lanes, s: Lanes) -> (Chunk, Chunk) {
+    x.re = t.fnma(y.re, x.re);
+    x.im = t.fnma(y.im, x.im);
+    y.re = s.fma(x.re, y.re);
+    y.im = s.fma(x.im, y.im);
+    x.re = t.fnma(y.re, x.re);
+    x.im = t.fnma(y.im, x.im);
+    (x, y)
+}
+
+#[inline(always)]
+fn rotate_imag<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes], roles: u32) {
+    for j in 0..N {
+        if is_lower(j, FLIP) && j ^ FLIP < N {
+            let set = 2 * (roles >> j & 1) as usize;
+            let (x, y) = shear_imag(a[j], a[j ^ FLIP], c[set], c[set + 1]);
+            (a[j], a[j ^ FLIP]) = (x, y);
+        }
+    }
+}
+
+/// (x, y) → (c·x − is·y, c·y − is·x): the real rotation of (x, iy).
+#[inline(always)]
+pub(super) fn shear_imag(mut x: Chunk, mut y: Chunk, t: Lanes, s: Lanes) -> (Chunk, Chunk) {
+    x.re = t.fma(y.im, x.re);
+    x.im = t.fnma(y.re, x.im);
+    y.re = s.fma(x.im, y.re);
+    y.im = s.fnma(x.re, y.im);
+    x.re = t.fma(y.im, x.re);
+    x.im = t.fnma(y.re, x.im);
+    (x, y)
+}
+
+#[inline(always)]
+fn real_then_phase<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes]) {
+    let factor = Chunk { re: c[2], im: c[3] };
+    for j in 0..N {
+        if is_lower(j, FLIP) && j ^ FLIP < N {
+            let (x, y) = shear_real(a[j], a[j ^ FLIP], c[0], c[1]);
+            (a[j], a[j ^ FLIP]) = (x, y.times(factor));
+        }
+    }
+}
+
+#[inline(always)]
+fn phase<const N: usize>(a: &mut [Chunk; N], sweep: &Sweep, op: &Op, c: &[Lanes], at: u64) {
+    let active = sweep.active(op, at);
+    let across = sweep.first_control_lanes(op) != 0;
+    let (zero, one) = (Chunk { re: c[0], im: c[1] }, Chunk { re: c[2], im: c[3] });
+    for j in 0..N {
+        if active >> j & 1 == 1 {
+            a[j] = a[j].times(one);
+        } else if across {
+            a[j] = a[j].times(zero);
+        }
+    }
+}
+
+#[inline(always)]
+fn matrix<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes], roles: u32, active: u32) {
+    for j in 0..N {
+        if is_lower(j, FLIP) && j ^ FLIP < N && active >> j & 1 == 1 {
+            let set = 8 * (roles >> j & 1) as usize;
+            let m = |i: usize| Chunk { re: c[set + 2 * i], im: c[set + 2 * i + 1] };
+            let (x, y) = (a[j], a[j ^ FLIP]);
+            (a[j], a[j ^ FLIP]) = (x.times(m(0)).plus_times(m(1), y), x.times(m(2)).plus_times(m(3), y));
+        }
+    }
+}
+
+/// c·x ∓ s·P·x element by element, with controls and shuffles; `direction` −1 undoes it.
+#[inline(always)]
+pub(super) fn wide_rotation<const N: usize>(
+    old: [Chunk; N],
+    sweep: &Sweep,
+    op: &Op,
+    c: &[Lanes],
+    at: u64,
+    direction: f32,
+) -> [Chunk; N] {
+    let wide = &sweep.wides[op.wide as usize];
+    let (register, lane) = wide.flips[1];
+    let roles = wide.roles[0].at(at);
+    let mut new = old;
+    for j in 0..N {
+        let partner = old[j ^ register as usize & (N - 1)].flipped(lane);
+        let sign = if roles >> j & 1 == 1 { -direction } else { direction };
+        let s = c[1].mul(Lanes::splat(sign));
+        let turned = match op.code {
+            Code::WideReal => Chunk {
+                re: s.fnma(partner.re, c[0].mul(old[j].re)),
+                im: s.fnma(partner.im, c[0].mul(old[j].im)),
+            },
+            _ => Chunk {
+                re: s.fma(partner.im, c[0].mul(old[j].re)),
+                im: s.fnma(partner.re, c[0].mul(old[j].im)),
+            },
+        };
+        new[j] = turned.select(sweep.active_lanes(op, at, j), old[j]);
+    }
+    new
+}
+
+#[inline(always)]
+pub(super) fn wide_phase<const N: usize>(
+    old: [Chunk; N],
+    sweep: &Sweep,
+    op: &Op,
+    c: &[Lanes],
+    at: u64,
+) -> [Chunk; N] {
+    let factor = Chunk { re: c[0], im: c[1] };
+    let mut new = old;
+    for j in 0..N {
+        new[j] = old[j].times(factor).select(sweep.active_lanes(op, at, j), old[j]);
+    }
+    new
+}
+
+/// Number whose bit i is role i of register j, in lane 0.
+#[inline(always)]
+pub(super) fn role_number(sweep: &Sweep, op: &Op, at: u64, j: usize) -> usize {
+    let bits = sweep.wides[op.wide as usize].roles.iter().enumerate();
+    bits.fold(0, |number, (i, role)| number | ((role.at(at) >> j & 1) as usize) << i)
+}
+
+#[inline(always)]
+fn wide_matrix<const N: usize>(old: [Chunk; N], sweep: &Sweep, op: &Op, c: &[Lanes], at: u64) -> [Chunk; N] {
+    let flips = &sweep.wides[op.wide as usize].flips;
+    let mut new = old;
+    for j in 0..N {
+        let row = &c[role_number(sweep, op, at, j) * 2 * flips.len()..];
+        let mut sum = Chunk::ZERO;
+        for (b, &(register, lane)) in flips.iter().enumerate() {
+            let factor = Chunk { re: row[2 * b], im: row[2 * b + 1] };
+            sum = sum.plus_times(factor, old[j ^ register as usize & (N - 1)].flipped(lane));
+        }
+        new[j] = sum.select(sweep.active_lanes(op, at, j), old[j]);
+    }
+    new
+}
+
+#[inline(always)]
+fn wide_diagonal<const N: usize>(
+    old: [Chunk; N],
+    sweep: &Sweep,
+    op: &Op,
+    c: &[Lanes],
+    at: u64,
+) -> [Chunk; N] {
+    let mut new = old;
+    for j in 0..N {
+        let at_role = 2 * role_number(sweep, op, at, j);
+        let factor = Chunk { re: c[at_role], im: c[at_role + 1] };
+        new[j] = old[j].times(factor).select(sweep.active_lanes(op, at, j), old[j]);
+    }
+    new
+}

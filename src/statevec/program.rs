@@ -1,0 +1,369 @@
+//! Compiled circuits.
+
+use super::circuit::Circuit;
+use super::cpu::{self, Exec};
+use super::lower::{Action, Lowered};
+use super::observables::{self, StringGroup};
+use super::parameter::Variable;
+use super::pauli::PauliSum;
+use super::plan::{Pass, Shape};
+use super::problem::{Batch, Problem, host, host_rows};
+use crate::device::{Backend, Kind};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::tensor::{Tensor, TensorMut, TensorRef};
+use crate::validate;
+use num_complex::Complex32;
+use std::sync::OnceLock;
+
+/// A compiled circuit: run it on any batch, on any device, with any parameters, as often as wanted.
+#[derive(Debug)]
+pub struct Program {
+    qubits: usize,
+    thetas: usize,
+    inputs: usize,
+    gates: usize,
+    pub(crate) lowered: Lowered,
+    cpu_forward: OnceLock<CpuPlan>,
+    cpu_adjoint: OnceLock<CpuPlan>,
+}
+
+#[derive(Debug)]
+struct CpuPlan {
+    shape: Shape,
+    passes: Vec<Pass>,
+    exec: Exec,
+}
+
+/// Gradients of `Σ weights[sample, o]·⟨observable o⟩`.
+#[derive(Debug)]
+pub struct StatevecGradients {
+    /// `[thetas]` f32, summed over the samples.
+    pub theta: Tensor,
+    /// `[samples, inputs]` f32.
+    pub inputs: Tensor,
+}
+
+impl Program {
+    pub(crate) fn new(circuit: &Circuit) -> Result<Self> {
+        Ok(Self {
+            qubits: circuit.qubits(),
+            thetas: circuit.thetas(),
+            inputs: circuit.inputs(),
+            gates: circuit.len(),
+            lowered: Lowered::new(circuit),
+            cpu_forward: OnceLock::new(),
+            cpu_adjoint: OnceLock::new(),
+        })
+    }
+
+    /// Number of qubits.
+    pub fn qubits(&self) -> usize {
+        self.qubits
+    }
+
+    /// Length of `theta`.
+    pub fn thetas(&self) -> usize {
+        self.thetas
+    }
+
+    /// Width of `inputs`.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Runs the circuit: the states, `[samples, 2^qubits]` c64.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DType`], [`Error::Device`] or [`Error::InvalidArgument`] naming the argument (a missing
+    /// parameter tensor, a NaN angle in host memory, …), [`Error::OutOfMemory`] or [`Error::Unsupported`] if the states do
+    /// not fit. All before anything is launched.
+    pub fn run(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        Problem::new("statevec_run", self, batch)?;
+        let mut out = Tensor::zeros(&batch.device, DType::C64, &[batch.samples, 1 << self.qubits])?;
+        self.run_into(batch, &mut out.view_mut())?;
+        Ok(out)
+    }
+
+    /// [`Program::run`] into `[samples, 2^qubits]` c64 of the caller's.
+    ///
+    /// # Errors
+    /// As [`Program::run`]; [`Error::InvalidArgument`] if the output shares memory with an input.
+    pub fn run_into(&self, batch: &Batch<'_>, out: &mut TensorMut<'_>) -> Result<()> {
+        let problem = Problem::new("statevec_run", self, batch)?;
+        problem.check_output(out, 1 << self.qubits, DType::C64)?;
+        self.launch(&problem, Readout::States, out)
+    }
+
+    /// Runs the circuit and returns |amplitude|² of every basis state, `[samples, 2^qubits]` f32.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn probabilities(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        Problem::new("statevec_probabilities", self, batch)?;
+        let mut out = Tensor::zeros(&batch.device, DType::F32, &[batch.samples, 1 << self.qubits])?;
+        self.probabilities_into(batch, &mut out.view_mut())?;
+        Ok(out)
+    }
+
+    /// [`Program::probabilities`] into `[samples, 2^qubits]` f32 of the caller's.
+    ///
+    /// # Errors
+    /// As [`Program::run_into`].
+    pub fn probabilities_into(&self, batch: &Batch<'_>, out: &mut TensorMut<'_>) -> Result<()> {
+        let problem = Problem::new("statevec_probabilities", self, batch)?;
+        problem.check_output(out, 1 << self.qubits, DType::F32)?;
+        self.launch(&problem, Readout::Probabilities, out)
+    }
+
+    /// Runs the circuit and returns ⟨ψ|observable|ψ⟩, `[samples, observables]` f32. The states are not stored.
+    ///
+    /// # Errors
+    /// As [`Program::run`]; [`Error::InvalidArgument`] if an observable acts on a qubit the circuit does not have.
+    pub fn expectations(&self, batch: &Batch<'_>, observables: &[PauliSum]) -> Result<Tensor> {
+        Problem::new("statevec_expectations", self, batch)?.check_observables(observables)?;
+        let mut out = Tensor::zeros(&batch.device, DType::F32, &[batch.samples, observables.len()])?;
+        self.expectations_into(batch, observables, &mut out.view_mut())?;
+        Ok(out)
+    }
+
+    /// [`Program::expectations`] into `[samples, observables]` f32 of the caller's.
+    ///
+    /// # Errors
+    /// As [`Program::expectations`] and [`Program::run_into`].
+    pub fn expectations_into(
+        &self,
+        batch: &Batch<'_>,
+        observables: &[PauliSum],
+        out: &mut TensorMut<'_>,
+    ) -> Result<()> {
+        let problem = Problem::new("statevec_expectations", self, batch)?;
+        problem.check_observables(observables)?;
+        problem.check_output(out, observables.len(), DType::F32)?;
+        let groups = observables::groups(&self.lowered.frame, observables);
+        self.launch(&problem, Readout::Expectations { groups: &groups, observables: observables.len() }, out)
+    }
+
+    /// Gradients of `Σ weights[sample, o]·⟨observable o⟩` with respect to `theta` and `inputs`, by the adjoint method: two
+    /// states in memory however long the circuit is, about three forward runs of time.
+    ///
+    /// `weights`: `[samples, observables]` or `[observables]` f32 on the batch's device, the gradient that arrives from
+    /// whatever uses the expectations.
+    ///
+    /// # Errors
+    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix, and on GPU backends.
+    ///
+    /// # Source
+    /// Jones & Gacon, arXiv:2009.02823.
+    pub fn gradient(
+        &self,
+        batch: &Batch<'_>,
+        observables: &[PauliSum],
+        weights: &TensorRef<'_>,
+    ) -> Result<StatevecGradients> {
+        let op = "statevec_gradient";
+        let problem = Problem::new(op, self, batch)?;
+        problem.check_observables(observables)?;
+        if weights.shape() != [observables.len()] {
+            let expected = [batch.samples, observables.len()];
+            validate::shape(op, "weights", weights, &expected)?;
+        }
+        validate::tensor(op, "weights", weights, DType::F32, &batch.device)?;
+        validate::last_contiguous(op, "weights", weights)?;
+        let backend = batch.device.backend();
+        if backend != Backend::Cpu {
+            let (what, limit) = ("the adjoint gradient of a state vector", "the cpu backend".into());
+            return Err(Error::Unsupported { op, backend, what, limit, got: batch.device.name() });
+        }
+        if !self.lowered.unitary {
+            let (what, limit) = ("the adjoint gradient", "circuits of unitary gates".into());
+            let got = "a matrix or diagonal that is not unitary".into();
+            return Err(Error::Unsupported { op, backend, what, limit, got });
+        }
+        let groups = observables::groups(&self.lowered.frame, observables);
+        let plan = self.cpu_plan(true);
+        let (weights, steps) = host::<f32>(weights);
+        let request = cpu::Gradient {
+            exec: &plan.exec,
+            groups: &groups,
+            observables: observables.len(),
+            weights,
+            weight_step: if steps.len() == 2 { steps[0] } else { 0 },
+        };
+        let angles = if batch.samples == 0 || observables.is_empty() {
+            vec![0.0; batch.samples * plan.exec.gradients.len()]
+        } else {
+            cpu::gradient(&self.cpu_call(&problem), &request)?
+        };
+        self.collect(&batch.device, batch.samples, &plan.exec.gradients, &angles)
+    }
+
+    /// From angles to parameters: each angle is affine in one variable. Samples are summed in order, in f64.
+    fn collect(
+        &self,
+        device: &crate::Device,
+        samples: usize,
+        steps: &[usize],
+        angles: &[f64],
+    ) -> Result<StatevecGradients> {
+        let mut theta = vec![0.0f64; self.thetas];
+        let mut inputs = vec![0.0f64; samples * self.inputs];
+        for (sample, row) in angles.chunks(steps.len().max(1)).enumerate() {
+            for (&step, &gradient) in steps.iter().zip(row) {
+                let Some(angle) = self.lowered.steps[step].angle() else { continue };
+                match angle.of {
+                    Some(Variable::Theta(i)) => theta[i] += angle.scale * gradient,
+                    Some(Variable::Input(i)) => inputs[sample * self.inputs + i] += angle.scale * gradient,
+                    None => {}
+                }
+            }
+        }
+        let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
+        Ok(StatevecGradients {
+            theta: Tensor::from_slice(device, &single(theta), &[self.thetas])?,
+            inputs: Tensor::from_slice(device, &single(inputs), &[samples, self.inputs])?,
+        })
+    }
+
+    fn cpu_plan(&self, adjoint: bool) -> &CpuPlan {
+        let plan = if adjoint { &self.cpu_adjoint } else { &self.cpu_forward };
+        plan.get_or_init(|| {
+            let (shape, passes, exec) = cpu::compile(&self.lowered, self.qubits, adjoint);
+            CpuPlan { shape, passes, exec }
+        })
+    }
+
+    fn cpu_call<'a>(&'a self, problem: &'a Problem<'_>) -> cpu::Call<'a> {
+        let (mut theta, mut theta_step) = (&[][..], 0);
+        if let Some(view) = problem.theta.view() {
+            let (values, steps) = host::<f32>(&view);
+            (theta, theta_step) = (values, steps[0]);
+        }
+        let (mut inputs, mut sample_step, mut input_step) = (&[][..], 0, 0);
+        if let Some(view) = problem.inputs.view() {
+            let (values, steps) = host::<f32>(&view);
+            (inputs, sample_step, input_step) = (values, steps[0], steps[1]);
+        }
+        let initial = problem.initial.as_ref().map(|view| {
+            let (values, steps) = host::<Complex32>(view);
+            (values, steps[0])
+        });
+        cpu::Call {
+            qubits: self.qubits,
+            batch: problem.samples,
+            lowered: &self.lowered,
+            forward: &self.cpu_plan(false).exec,
+            values: cpu::Values { theta, theta_step, inputs, sample_step, input_step },
+            initial,
+        }
+    }
+
+    fn launch(&self, problem: &Problem<'_>, readout: Readout<'_>, out: &mut TensorMut<'_>) -> Result<()> {
+        if out.as_ref().layout().is_empty() {
+            return Ok(());
+        }
+        match &problem.device.0 {
+            Kind::Cpu => {
+                let call = self.cpu_call(problem);
+                let output = match readout {
+                    Readout::States => {
+                        let (rows, step) = host_rows::<Complex32>(out);
+                        cpu::Output::States(rows, step)
+                    }
+                    Readout::Probabilities => {
+                        let (rows, step) = host_rows::<f32>(out);
+                        cpu::Output::Probabilities(rows, step)
+                    }
+                    Readout::Expectations { groups, observables } => {
+                        let (rows, row_step) = host_rows::<f32>(out);
+                        cpu::Output::Expectations { out: rows, row_step, observables, groups }
+                    }
+                };
+                cpu::forward(&call, output)
+            }
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
+            _ => {
+                let (what, limit) = ("state vectors", "the cpu backend".to_string());
+                let backend = problem.device.backend();
+                Err(Error::Unsupported { op: problem.op, backend, what, limit, got: problem.device.name() })
+            }
+        }
+    }
+
+    /// What will run on the CPU: passes, sweeps, fused operations, floating-point operations and bytes per sample.
+    pub fn explain(&self) -> String {
+        use std::fmt::Write;
+        let plan = self.cpu_plan(false);
+        let lowered = &self.lowered;
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{} qubits, {} gates: {} steps, {} gates only relabel qubits, {} merged into others",
+            self.qubits,
+            self.gates,
+            lowered.steps.len(),
+            lowered.relabelled,
+            lowered.merged,
+        );
+        let amplitudes = 1u64 << self.qubits;
+        let lanes = if plan.shape.lane_bits == 0 { "16 samples" } else { "16 amplitudes" };
+        let _ = writeln!(
+            text,
+            "cpu: {lanes} a vector, {} registers, {} pass(es) of 2^{} vectors",
+            1 << plan.shape.register_bits,
+            plan.passes.len(),
+            plan.shape.tile_bits.min(self.qubits - plan.shape.lane_bits),
+        );
+        for (p, pass) in plan.passes.iter().enumerate() {
+            for (s, sweep) in pass.sweeps.iter().enumerate() {
+                let names: Vec<String> =
+                    sweep.ops.iter().map(|op| describe(&lowered.steps[op.step].action)).collect();
+                let _ = writeln!(text, "  pass {p} sweep {s}: {}", names.join(" "));
+            }
+        }
+        let flops: u64 = lowered.steps.iter().map(|step| flops(step, amplitudes)).sum();
+        let _ = writeln!(text, "{flops} floating-point operations a sample");
+        let _ = writeln!(
+            text,
+            "{} bytes a sample through memory: {} passes, each amplitude read and written once in each",
+            plan.passes.len() as u64 * 16 * amplitudes,
+            plan.passes.len(),
+        );
+        text
+    }
+}
+
+/// What a run returns.
+#[derive(Clone, Copy)]
+pub(crate) enum Readout<'a> {
+    States,
+    Probabilities,
+    Expectations { groups: &'a [StringGroup], observables: usize },
+}
+
+fn describe(action: &Action) -> String {
+    let angle = |angle: &super::parameter::Angle| match angle.of {
+        None => format!("{:.4}", angle.offset),
+        Some(Variable::Theta(i)) => format!("theta{i}"),
+        Some(Variable::Input(i)) => format!("input{i}"),
+    };
+    match action {
+        Action::RotateReal(a) => format!("real({})", angle(a)),
+        Action::RotateImag(a) => format!("imag({})", angle(a)),
+        Action::Phase(a) => format!("phase({})", angle(a)),
+        Action::Matrix(m) => format!("matrix{0}x{0}", m.len().isqrt()),
+        Action::Diagonal(d) => format!("diagonal{}", d.len()),
+    }
+}
+
+/// Floating-point operations of a step on one state; an addition and a multiplication count one each.
+fn flops(step: &super::lower::Step, amplitudes: u64) -> u64 {
+    let touched = amplitudes >> step.controls.len().min(63);
+    match &step.action {
+        // Three shears of a complex pair: twelve operations for two amplitudes.
+        Action::RotateReal(_) | Action::RotateImag(_) => touched * 6,
+        Action::Phase(_) | Action::Diagonal(_) => touched * 6,
+        Action::Matrix(entries) => touched * (8 * entries.len().isqrt() as u64 - 2),
+    }
+}

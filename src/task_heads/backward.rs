@@ -1,0 +1,121 @@
+//! Backward: attention's gradients over the active pairs, then δ per pair, the activation's derivative, the sum by task.
+
+use super::problem::{GateDerivative, Problem};
+use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps, steps};
+use super::{TaskHeadsGradients, TaskHeadsSaved, ZeroGateGrad};
+use crate::attention::{
+    ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, attention_backward_into,
+    attention_forward_into,
+};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::tensor::{Layout, Tensor, TensorMut, TensorRef};
+
+/// `gradients` hold zeros.
+pub(super) fn run(
+    problem: &Problem<'_>,
+    saved: &TaskHeadsSaved<'_>,
+    grad_y: &TensorRef<'_>,
+    gradients: &mut TaskHeadsGradients,
+) -> Result<()> {
+    let steps = steps(problem.device());
+    let TaskHeadsGradients { dq, dk, dv, dgate } = gradients;
+    // Σ_j p_ij⟨dy_i, v_j⟩ per row: what an identity gate needs and y·dy cannot give without dividing by the gate.
+    let identity = problem.derivative() == GateDerivative::Identity;
+    let mut drow_scale = match dgate {
+        Some(_) if identity => Some(Tensor::zeros(problem.device(), DType::F32, &problem.lse_shape())?),
+        _ => None,
+    };
+    if dq.is_some() || dk.is_some() || dv.is_some() || drow_scale.is_some() {
+        let heads = saved.active_heads(&problem.lse_shape())?;
+        let options = AttentionOptions { heads: Some(heads), ..problem.attention.clone() };
+        let from_forward = AttentionSaved {
+            o: saved.y.clone(),
+            lse: saved.lse.clone(),
+            grad_o: grad_y.clone(),
+            grad_lse: None,
+        };
+        let views = AttentionGradientViews {
+            dq: dq.as_mut().map(Tensor::view_mut),
+            dk: dk.as_mut().map(Tensor::view_mut),
+            dv: dv.as_mut().map(Tensor::view_mut),
+            drow_scale: drow_scale.as_mut().map(Tensor::view_mut),
+        };
+        attention_backward_into(&problem.q, &problem.k, &problem.v, &from_forward, &options, views)?;
+    }
+
+    let targets = [(Owner::Head, dq), (Owner::KeyHead, dk), (Owner::KeyHead, dv)];
+    for (owner, target) in targets.into_iter().filter_map(|(owner, target)| Some((owner, target.as_mut()?))) {
+        let order = if owner == Owner::Head { &saved.order } else { &saved.kv_order };
+        let fill = Fill {
+            owner,
+            order: order.clone(),
+            counts: saved.counts.clone(),
+            gates: saved.gates.clone(),
+            value: 0.0,
+            zeroed: true,
+        };
+        steps.fill(&problem.sizes, &fill, &mut target.view_mut())?;
+    }
+
+    let Some(dgate) = dgate else { return Ok(()) };
+    let per_pair = || Tensor::zeros(problem.device(), DType::F32, saved.gates.shape());
+    let mut delta = per_pair()?;
+    let sum = match &drow_scale {
+        Some(rows) => RowSum::Rows(rows.view()),
+        None => RowSum::Products(grad_y.clone(), saved.y.clone()),
+    };
+    let mask = saved.active.clone();
+    let step = Delta { sum, mask, gates: saved.gates.clone(), keep_others: false };
+    steps.delta(&problem.sizes, &step, &mut delta.view_mut())?;
+    if identity && problem.zero_gate_grad == ZeroGateGrad::Exact {
+        zero_gate_delta(problem, &*steps, saved, grad_y, &mut delta.view_mut())?;
+    }
+
+    let mut dz = per_pair()?;
+    let out = if problem.source.is_static() { &mut dz } else { &mut *dgate };
+    steps.gate_backward(problem, &delta.view(), &saved.gates, &saved.probabilities, &mut out.view_mut())?;
+    if problem.source.is_static() {
+        steps.sum_by_task(problem, &dz.view(), &mut dgate.view_mut())?;
+    }
+    Ok(())
+}
+
+/// ⟨dy, o⟩ of the pairs whose gate is 0: their attention, which forward did not compute, with row scale 1.
+fn zero_gate_delta(
+    problem: &Problem<'_>,
+    steps: &dyn Steps,
+    saved: &TaskHeadsSaved<'_>,
+    grad_y: &TensorRef<'_>,
+    delta: &mut TensorMut<'_>,
+) -> Result<()> {
+    let (device, sizes) = (problem.device(), &problem.sizes);
+    let make = |dtype, shape: &[usize]| Tensor::zeros(device, dtype, shape);
+    let mut order = make(DType::U32, saved.order.shape())?;
+    let mut kv_order = make(DType::U32, saved.kv_order.shape())?;
+    let mut counts = make(DType::U32, saved.counts.shape())?;
+    let mut zero = make(DType::U32, saved.active.shape())?;
+    let mut list = ListViews {
+        order: order.view_mut(),
+        kv_order: kv_order.view_mut(),
+        counts: counts.view_mut(),
+        active: zero.view_mut(),
+    };
+    steps.compact(sizes, Select::Zero, &saved.gates, &mut list)?;
+
+    let one = Tensor::from_slice(device, &[1.0f32], &[1])?;
+    let heads = ActiveHeads {
+        order: order.view(),
+        kv_order: kv_order.view(),
+        counts: counts.view(),
+        active: zero.view(),
+        row_scale: one.view().with_layout(Layout::new(&problem.lse_shape(), &[0; 3], 0)?)?,
+    };
+    let options = AttentionOptions { heads: Some(heads), ..problem.attention.clone() };
+    let (mut o, mut lse) = (make(DType::F32, &problem.y_shape())?, make(DType::F32, &problem.lse_shape())?);
+    let (o_view, lse_view) = (&mut o.view_mut(), &mut lse.view_mut());
+    attention_forward_into(&problem.q, &problem.k, &problem.v, &options, o_view, lse_view)?;
+    let sum = RowSum::Products(grad_y.clone(), o.view());
+    let step = Delta { sum, mask: zero.view(), gates: saved.gates.clone(), keep_others: true };
+    steps.delta(sizes, &step, delta)
+}

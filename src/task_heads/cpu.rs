@@ -1,0 +1,387 @@
+//! The steps on the CPU: the same lists as the GPU kernels build, in plain Rust.
+
+use super::Activation;
+use super::problem::{GateDerivative, Problem, Sizes, no_task_id};
+use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+use crate::tensor::{Layout, TensorMut, TensorRef};
+use rayon::prelude::*;
+
+/// Stateless: the tensors are ordinary memory.
+pub(super) struct CpuSteps;
+
+/// Fewest elements worth handing to another thread.
+const PARALLEL_ELEMENTS: usize = 1 << 15;
+/// Partial sums of a dot product: wide enough for the vector units, and a fixed order whatever their width.
+const LANES: usize = 16;
+
+impl Steps for CpuSteps {
+    fn gate(
+        &self,
+        problem: &Problem<'_>,
+        gates: &mut TensorMut<'_>,
+        probabilities: &mut TensorMut<'_>,
+    ) -> Result<()> {
+        let heads = problem.sizes.heads;
+        if heads == 0 {
+            return Ok(());
+        }
+        let (rows, values) = (rows_of_samples(problem)?, problem.source.values.to_vec::<f32>()?);
+        let (gates, probabilities) = (elements_mut::<f32>(gates)?, elements_mut::<f32>(probabilities)?);
+        let outputs = gates.chunks_exact_mut(heads).zip(probabilities.chunks_exact_mut(heads));
+        for (row, (gates, probabilities)) in rows.into_iter().zip(outputs) {
+            match row {
+                Some(row) => {
+                    let z = &values[row * heads..(row + 1) * heads];
+                    activate(problem.activation, problem.softmax_scale(), z, gates, probabilities);
+                }
+                None => {
+                    gates.fill(problem.no_task_gate());
+                    probabilities.fill(0.0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compact(
+        &self,
+        sizes: &Sizes,
+        select: Select,
+        gates: &TensorRef<'_>,
+        list: &mut ListViews<'_>,
+    ) -> Result<()> {
+        let gates = elements::<f32>(gates)?;
+        let active = elements_mut::<u32>(&mut list.active)?;
+        for (flag, &gate) in active.iter_mut().zip(gates) {
+            *flag = u32::from(match select {
+                Select::Active => gate != 0.0 && !gate.is_nan(),
+                Select::Zero => gate == 0.0,
+            });
+        }
+        let group = sizes.heads / sizes.kv_heads.max(1);
+        let key_head = |pair: usize| {
+            let members = pair * group..(pair + 1) * group;
+            active[members.clone()].contains(&1) && !gates[members].iter().any(|gate| gate.is_nan())
+        };
+        let counts = elements_mut::<u32>(&mut list.counts)?;
+        counts[0] = partition(elements_mut(&mut list.order)?, |pair| active[pair] == 1);
+        counts[1] = partition(elements_mut(&mut list.kv_order)?, key_head);
+        Ok(())
+    }
+
+    fn fill(&self, sizes: &Sizes, fill: &Fill<'_>, target: &mut TensorMut<'_>) -> Result<()> {
+        let layout = *target.as_ref().layout();
+        if layout.is_empty() {
+            return Ok(());
+        }
+        let owners = if fill.owner == Owner::Head { sizes.heads } else { sizes.kv_heads };
+        let per_owner = sizes.heads / owners;
+        let gates = elements::<f32>(&fill.gates)?;
+        let count = elements::<u32>(&fill.counts)?[fill.owner as usize] as usize;
+        let order = elements::<u32>(&fill.order)?;
+        // The lists are the caller's to keep. Two entries of one pair would write the same rows from two threads.
+        let suffix = order.get(count..).filter(|suffix| {
+            suffix.windows(2).all(|w| w[0] < w[1])
+                && suffix.last().is_none_or(|&p| (p as usize) < order.len())
+        });
+        let suffix = suffix.ok_or_else(|| {
+            let reason = format!("and `counts` are not a list of active pairs: {count} of {}", order.len());
+            Error::argument("task_heads", "order", reason)
+        })?;
+        let rows = RowsMut::new(target)?;
+        suffix.par_iter().with_min_len(PARALLEL_ELEMENTS.div_ceil(rows.elements)).for_each(|&pair| {
+            let pair = pair as usize;
+            let nan = gates[pair * per_owner..(pair + 1) * per_owner].iter().any(|gate| gate.is_nan());
+            let value = if nan { f32::NAN } else { fill.value };
+            if value == 0.0 && fill.zeroed {
+                return;
+            }
+            rows.fill(pair / owners, pair % owners, value);
+        });
+        Ok(())
+    }
+
+    fn delta(&self, sizes: &Sizes, delta: &Delta<'_>, out: &mut TensorMut<'_>) -> Result<()> {
+        let (mask, gates) = (elements::<u32>(&delta.mask)?, elements::<f32>(&delta.gates)?);
+        let out = elements_mut::<f32>(out)?;
+        let sum = |pair: usize| {
+            let (b, h) = (pair / sizes.heads, pair % sizes.heads);
+            match &delta.sum {
+                RowSum::Products(x, y) => {
+                    let rows = 0..x.shape()[2];
+                    rows.map(|row| f64::from(dot(row_of(x, b, h, row), row_of(y, b, h, row)))).sum::<f64>()
+                }
+                // Contiguous: it is our own workspace.
+                RowSum::Rows(rows) => row_of(rows, b, h, 0).iter().map(|&x| f64::from(x)).sum(),
+            }
+        };
+        let elements = match &delta.sum {
+            RowSum::Products(x, _) => x.shape()[2] * x.shape()[3],
+            RowSum::Rows(rows) => rows.shape()[2],
+        };
+        let least = PARALLEL_ELEMENTS.div_ceil(elements.max(1));
+        out.par_iter_mut().with_min_len(least).enumerate().for_each(|(pair, out)| {
+            if mask[pair] == 1 {
+                *out = if elements > 0 { sum(pair) as f32 } else { 0.0 };
+            } else if !delta.keep_others {
+                *out = if gates[pair].is_nan() { f32::NAN } else { 0.0 };
+            }
+        });
+        Ok(())
+    }
+
+    fn gate_backward(
+        &self,
+        problem: &Problem<'_>,
+        delta: &TensorRef<'_>,
+        gates: &TensorRef<'_>,
+        probabilities: &TensorRef<'_>,
+        dz: &mut TensorMut<'_>,
+    ) -> Result<()> {
+        let heads = problem.sizes.heads.max(1);
+        let derivative = problem.derivative();
+        let inputs = elements::<f32>(delta)?
+            .chunks_exact(heads)
+            .zip(elements::<f32>(gates)?.chunks_exact(heads))
+            .zip(elements::<f32>(probabilities)?.chunks_exact(heads));
+        for (dz, ((delta, gates), probabilities)) in
+            elements_mut::<f32>(dz)?.chunks_exact_mut(heads).zip(inputs)
+        {
+            let total: f32 = delta.iter().sum();
+            let kept: f32 = probabilities.iter().zip(gates).filter(|&(_, &g)| g != 0.0).map(|(p, _)| p).sum();
+            for h in 0..heads {
+                dz[h] = match derivative {
+                    GateDerivative::Identity => delta[h],
+                    GateDerivative::Sigmoid => delta[h] * (1.0 - gates[h]),
+                    GateDerivative::Probabilities => delta[h] - probabilities[h] * total,
+                    GateDerivative::Gates => delta[h] - gates[h] * total,
+                    GateDerivative::StraightThrough => kept * (delta[h] - probabilities[h] * total),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn sum_by_task(&self, problem: &Problem<'_>, dz: &TensorRef<'_>, out: &mut TensorMut<'_>) -> Result<()> {
+        let heads = problem.sizes.heads.max(1);
+        let out = elements_mut::<f32>(out)?;
+        out.fill(0.0);
+        for (task, dz) in rows_of_samples(problem)?.into_iter().zip(elements::<f32>(dz)?.chunks_exact(heads))
+        {
+            let Some(task) = task else { continue };
+            for (sum, dz) in out[task * heads..(task + 1) * heads].iter_mut().zip(dz) {
+                *sum += dz;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The row of the source's values of each sample, `None` for samples without a task.
+fn rows_of_samples(problem: &Problem<'_>) -> Result<Vec<Option<usize>>> {
+    let Some(ids) = &problem.source.ids else { return Ok((0..problem.sizes.batch).map(Some).collect()) };
+    let dtype = ids.view().dtype();
+    Ok(ids.host()?.into_iter().map(|id| (!no_task_id(dtype, id)).then_some(id as usize)).collect())
+}
+
+/// Gates and probabilities of one sample.
+fn activate(activation: Activation, scale: f32, z: &[f32], gates: &mut [f32], probabilities: &mut [f32]) {
+    match activation {
+        Activation::Identity => gates.copy_from_slice(z),
+        Activation::Sigmoid => {
+            for (gate, &z) in gates.iter_mut().zip(z) {
+                // e^−|z| never overflows.
+                let e = (-z.abs()).exp();
+                *gate = if z >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) };
+            }
+        }
+        Activation::Softmax { .. } => {
+            softmax(z, probabilities);
+            for (gate, &p) in gates.iter_mut().zip(&*probabilities) {
+                *gate = p * scale;
+            }
+            return;
+        }
+        Activation::TopK { k, renormalise, .. } => {
+            // Here `probabilities` first holds e^(z−max): renormalised gates divide by the kept part of the sum, so that a
+            // single kept head has the gate 1 exactly.
+            let total = exponentials(z, probabilities);
+            let mut kept = 0.0;
+            gates.fill(0.0);
+            let mut last = None;
+            for _ in 0..k {
+                last = next_best(z, last);
+                let Some(head) = last else { break };
+                kept += probabilities[head];
+                gates[head] = probabilities[head];
+            }
+            let divisor = if renormalise { kept } else { total };
+            for (gate, p) in gates.iter_mut().zip(probabilities.iter_mut()) {
+                *gate = ratio(*gate, divisor);
+                *p = ratio(*p, total);
+            }
+            return;
+        }
+    }
+    probabilities.copy_from_slice(gates);
+}
+
+fn softmax(z: &[f32], p: &mut [f32]) {
+    let total = exponentials(z, p);
+    p.iter_mut().for_each(|p| *p = ratio(*p, total));
+}
+
+/// e^(z − max z) and their sum. The maximum of a row of −∞ is taken as 0, so that the row's exponentials are 0.
+fn exponentials(z: &[f32], e: &mut [f32]) -> f32 {
+    let mut max = f32::NEG_INFINITY;
+    for &z in z {
+        max = if z > max { z } else { max };
+    }
+    let max = if max == f32::NEG_INFINITY { 0.0 } else { max };
+    let mut sum = 0.0;
+    for (e, &z) in e.iter_mut().zip(z) {
+        *e = (z - max).exp();
+        sum += *e;
+    }
+    sum
+}
+
+/// `x / total`, 0 where nothing was summed. A NaN total gives NaN even for x = 0.
+fn ratio(x: f32, total: f32) -> f32 {
+    if total == 0.0 { 0.0 } else { x / total }
+}
+
+/// The head that follows `last` when heads are sorted by z, largest first, ties by index.
+fn next_best(z: &[f32], last: Option<usize>) -> Option<usize> {
+    let before = |a: usize, b: usize| {
+        let (key_a, key_b) = (sort_key(z[a]), sort_key(z[b]));
+        key_a > key_b || (key_a == key_b && a < b)
+    };
+    let mut best = None;
+    for head in 0..z.len() {
+        let follows = last.is_none_or(|last| before(last, head));
+        if follows && best.is_none_or(|best| before(head, best)) {
+            best = Some(head);
+        }
+    }
+    best
+}
+
+/// Monotone in z; −0 equals +0, and every NaN is above +∞. The kernels compare the same words.
+fn sort_key(z: f32) -> u32 {
+    const SIGN: u32 = 1 << 31;
+    match z.to_bits() {
+        _ if z.is_nan() => u32::MAX,
+        _ if z == 0.0 => SIGN,
+        bits if bits & SIGN != 0 => !bits,
+        bits => bits | SIGN,
+    }
+}
+
+/// Writes the indices with `selected`, ascending, then the others; returns how many are selected.
+fn partition(order: &mut [u32], selected: impl Fn(usize) -> bool) -> u32 {
+    let count = (0..order.len()).filter(|&i| selected(i)).count();
+    let (mut front, mut back) = (0, count);
+    for i in 0..order.len() {
+        let slot = if selected(i) { &mut front } else { &mut back };
+        order[*slot] = i as u32;
+        *slot += 1;
+    }
+    count as u32
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (x_chunks, y_chunks) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    let tail: f32 = x_chunks.remainder().iter().zip(y_chunks.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in x_chunks.zip(y_chunks) {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    lanes.iter().sum::<f32>() + tail
+}
+
+// ------------------------------------------------------------------------------------------- elements of CPU tensors
+
+fn not_cpu(dtype: DType) -> Error {
+    Error::Device {
+        op: "task_heads",
+        arg: "memory",
+        expected: "cpu".into(),
+        got: format!("{dtype} elsewhere"),
+    }
+}
+
+/// All elements of a contiguous CPU tensor.
+#[allow(unsafe_code)]
+fn elements<'a, T: Element>(view: &TensorRef<'a>) -> Result<&'a [T]> {
+    let len = view.layout().len();
+    if len == 0 {
+        return Ok(&[]);
+    }
+    let base = view.cpu_ptr::<T>().filter(|_| view.layout().is_contiguous());
+    let base = base.ok_or_else(|| not_cpu(view.dtype()))?;
+    // SAFETY: a contiguous view's elements are the `len` that follow its first, all inside the borrow `'a`.
+    Ok(unsafe { std::slice::from_raw_parts(base, len) })
+}
+
+/// All elements of a contiguous CPU tensor, for writing.
+#[allow(unsafe_code)]
+fn elements_mut<'a, T: Element>(view: &'a mut TensorMut<'_>) -> Result<&'a mut [T]> {
+    let layout = *view.as_ref().layout();
+    if layout.is_empty() {
+        return Ok(&mut []);
+    }
+    let base = view.cpu_ptr::<T>().filter(|_| layout.is_contiguous());
+    let base = base.ok_or_else(|| not_cpu(view.as_ref().dtype()))?;
+    // SAFETY: as in `elements`; the view borrows them exclusively, and is itself borrowed exclusively for `'a`.
+    Ok(unsafe { std::slice::from_raw_parts_mut(base, layout.len()) })
+}
+
+/// The last dimension at `[b, h]` or `[b, h, row]` of a validated f32 tensor on the CPU.
+#[allow(unsafe_code)]
+fn row_of<'a>(view: &TensorRef<'a>, b: usize, h: usize, row: usize) -> &'a [f32] {
+    let layout = view.layout();
+    let rank = layout.shape().len();
+    let Some(base) = view.cpu_ptr::<f32>() else { return &[] };
+    let row_step = if rank > 3 { layout.step(2) } else { 0 };
+    let at = b * layout.step(0) + h * layout.step(1) + row * row_step;
+    // SAFETY: the indices are below the shape (callers iterate over it), and the last dimension is contiguous.
+    unsafe { std::slice::from_raw_parts(base.add(at), layout.shape()[rank - 1]) }
+}
+
+/// Rows of an f32 tensor `[batch, owners, rows, columns]` that threads fill, each pair by one thread.
+struct RowsMut<'a> {
+    base: *mut f32,
+    layout: Layout,
+    /// Of one pair.
+    elements: usize,
+    _borrow: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: no two indices of a writable view name the same element, and no two calls of `fill` name the same pair.
+#[allow(unsafe_code)]
+unsafe impl Sync for RowsMut<'_> {}
+
+impl<'a> RowsMut<'a> {
+    fn new(view: &'a mut TensorMut<'_>) -> Result<Self> {
+        let layout = *view.as_ref().layout();
+        let base = view.cpu_ptr::<f32>().ok_or_else(|| not_cpu(view.as_ref().dtype()))?;
+        let elements = (layout.shape()[2] * layout.shape()[3]).max(1);
+        Ok(Self { base, layout, elements, _borrow: std::marker::PhantomData })
+    }
+
+    #[allow(unsafe_code)]
+    fn fill(&self, b: usize, owner: usize, value: f32) {
+        let (shape, step) = (self.layout.shape(), |i| self.layout.step(i));
+        for row in 0..shape[2] {
+            let at = b * step(0) + owner * step(1) + row * step(2);
+            // SAFETY: inside the layout, which construction of the view has checked against its memory, and the last dimension
+            // is contiguous; see `Sync` for exclusiveness.
+            unsafe { std::slice::from_raw_parts_mut(self.base.add(at), shape[3]) }.fill(value);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The steps on CUDA: argument packing for `kernels/task_heads/*.cu`.
+
+use super::Activation;
+use super::problem::{Problem, Sizes};
+use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
+use crate::device::cuda::CudaDevice;
+use crate::error::{Error, Result};
+use crate::manifest::CudaKernel;
+use crate::manifest::task_heads as kernels;
+use crate::tensor::{Memory, TensorMut, TensorRef};
+use bytemuck::{Pod, Zeroable};
+
+/// Launches on one device.
+pub(super) struct CudaSteps<'a>(pub(super) &'a CudaDevice);
+
+/// Blocks a multiprocessor gets in a persistent grid.
+const BLOCKS_PER_MULTIPROCESSOR: u64 = 8;
+/// Rows a block of `fill.cu` takes at a time.
+const FILL_ROWS: usize = 64;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct GateParams {
+    row_stride: i64,
+    head_stride: i64,
+    id_stride: i64,
+    batch: u32,
+    heads: u32,
+    tasks: u32,
+    is_static: u32,
+    id_kind: u32,
+    activation: u32,
+    k: u32,
+    renormalise: u32,
+    softmax_scale: f32,
+    no_task_gate: f32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct CompactParams {
+    pairs: u32,
+    key_pairs: u32,
+    group: u32,
+    select: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct FillParams {
+    strides: [i64; 3],
+    pairs: u32,
+    owners: u32,
+    rows: u32,
+    columns: u32,
+    group: u32,
+    list: u32,
+    zeroed: u32,
+    value: f32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DeltaParams {
+    a_strides: [i64; 3],
+    b_strides: [i64; 3],
+    pairs: u32,
+    heads: u32,
+    rows: u32,
+    columns: u32,
+    products: u32,
+    keep_others: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct GateBackwardParams {
+    pairs: u32,
+    heads: u32,
+    derivative: u32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct SumByTaskParams {
+    id_stride: i64,
+    batch: u32,
+    heads: u32,
+    tasks: u32,
+    id_kind: u32,
+}
+
+impl CudaSteps<'_> {
+    /// A persistent grid: a block for every `work`, up to what fills the device. No work is no launch.
+    fn launch<P: Pod>(
+        &self,
+        kernel: &'static CudaKernel,
+        work: u64,
+        pointers: &[u64],
+        params: P,
+    ) -> Result<()> {
+        let most = u64::from(self.0.multiprocessors()) * BLOCKS_PER_MULTIPROCESSOR;
+        let blocks = work.min(most.max(1)) as u32;
+        if blocks == 0 {
+            return Ok(());
+        }
+        self.0.launch(kernel, [blocks, 1, 1], pointers, bytemuck::bytes_of(&params))
+    }
+}
+
+impl Steps for CudaSteps<'_> {
+    fn gate(
+        &self,
+        problem: &Problem<'_>,
+        gates: &mut TensorMut<'_>,
+        probabilities: &mut TensorMut<'_>,
+    ) -> Result<()> {
+        let sizes = &problem.sizes;
+        let values = &problem.source.values;
+        let (ids, id_stride, id_kind) = match &problem.source.ids {
+            Some(ids) => {
+                let view = ids.view();
+                (address(&view)?, view.layout().step(0) as i64, ids.kind())
+            }
+            None => (0, 0, 0),
+        };
+        let (activation, k, renormalise) = match problem.activation {
+            Activation::Identity => (0, 0, false),
+            Activation::Sigmoid => (1, 0, false),
+            Activation::Softmax { .. } => (2, 0, false),
+            Activation::TopK { k, renormalise, .. } => (3, k as u32, renormalise),
+        };
+        let params = GateParams {
+            row_stride: values.layout().step(0) as i64,
+            head_stride: values.layout().step(1) as i64,
+            id_stride,
+            batch: sizes.batch as u32,
+            heads: sizes.heads as u32,
+            tasks: values.shape()[0] as u32,
+            is_static: problem.source.is_static().into(),
+            id_kind,
+            activation,
+            k,
+            renormalise: renormalise.into(),
+            softmax_scale: problem.softmax_scale(),
+            no_task_gate: problem.no_task_gate(),
+        };
+        let outputs = [address(gates.as_ref())?, address(probabilities.as_ref())?];
+        let pointers = [address(values)?, ids, outputs[0], outputs[1], self.0.status()];
+        let work = threads_to_blocks(sizes.batch * sizes.heads, &kernels::GATE_CUDA);
+        self.launch(&kernels::GATE_CUDA, work, &pointers, params)
+    }
+
+    fn compact(
+        &self,
+        sizes: &Sizes,
+        select: Select,
+        gates: &TensorRef<'_>,
+        list: &mut ListViews<'_>,
+    ) -> Result<()> {
+        let params = CompactParams {
+            pairs: (sizes.batch * sizes.heads) as u32,
+            key_pairs: (sizes.batch * sizes.kv_heads) as u32,
+            group: (sizes.heads / sizes.kv_heads.max(1)) as u32,
+            select: select as u32,
+        };
+        let pointers = [
+            address(gates)?,
+            address(list.order.as_ref())?,
+            address(list.kv_order.as_ref())?,
+            address(list.counts.as_ref())?,
+            address(list.active.as_ref())?,
+        ];
+        self.0.launch(&kernels::COMPACT_CUDA, [2, 1, 1], &pointers, bytemuck::bytes_of(&params))
+    }
+
+    fn fill(&self, sizes: &Sizes, fill: &Fill<'_>, target: &mut TensorMut<'_>) -> Result<()> {
+        let view = target.as_ref();
+        if view.layout().is_empty() {
+            return Ok(());
+        }
+        let shape = view.shape();
+        let owners = if fill.owner == Owner::Head { sizes.heads } else { sizes.kv_heads };
+        let pairs = sizes.batch * owners;
+        let params = FillParams {
+            strides: strides(view),
+            pairs: pairs as u32,
+            owners: owners as u32,
+            rows: shape[2] as u32,
+            columns: shape[3] as u32,
+            group: (sizes.heads / owners) as u32,
+            list: fill.owner as u32,
+            zeroed: fill.zeroed.into(),
+            value: fill.value,
+        };
+        let pointers = [address(view)?, address(&fill.order)?, address(&fill.counts)?, address(&fill.gates)?];
+        let work = pairs as u64 * shape[2].div_ceil(FILL_ROWS) as u64;
+        self.launch(&kernels::FILL_CUDA, work, &pointers, params)
+    }
+
+    fn delta(&self, sizes: &Sizes, delta: &Delta<'_>, out: &mut TensorMut<'_>) -> Result<()> {
+        let (a, b) = match &delta.sum {
+            RowSum::Products(a, b) => (a, Some(b)),
+            RowSum::Rows(rows) => (rows, None),
+        };
+        let pairs = sizes.batch * sizes.heads;
+        let params = DeltaParams {
+            a_strides: strides(a),
+            b_strides: b.map_or([0; 3], strides),
+            pairs: pairs as u32,
+            heads: sizes.heads as u32,
+            rows: a.shape()[2] as u32,
+            columns: a.shape().get(3).map_or(1, |&columns| columns as u32),
+            products: b.is_some().into(),
+            keep_others: delta.keep_others.into(),
+        };
+        let b = b.map(address).transpose()?.unwrap_or(0);
+        let masks = [address(&delta.mask)?, address(&delta.gates)?];
+        let pointers = [address(a)?, b, masks[0], masks[1], address(out.as_ref())?];
+        self.launch(&kernels::DELTA_CUDA, pairs as u64, &pointers, params)
+    }
+
+    fn gate_backward(
+        &self,
+        problem: &Problem<'_>,
+        delta: &TensorRef<'_>,
+        gates: &TensorRef<'_>,
+        probabilities: &TensorRef<'_>,
+        dz: &mut TensorMut<'_>,
+    ) -> Result<()> {
+        let pairs = problem.sizes.batch * problem.sizes.heads;
+        let params = GateBackwardParams {
+            pairs: pairs as u32,
+            heads: problem.sizes.heads as u32,
+            derivative: problem.derivative() as u32,
+        };
+        let pointers = [address(delta)?, address(gates)?, address(probabilities)?, address(dz.as_ref())?];
+        let work = threads_to_blocks(pairs, &kernels::GATE_BACKWARD_CUDA);
+        self.launch(&kernels::GATE_BACKWARD_CUDA, work, &pointers, params)
+    }
+
+    fn sum_by_task(&self, problem: &Problem<'_>, dz: &TensorRef<'_>, out: &mut TensorMut<'_>) -> Result<()> {
+        let Some(ids) = &problem.source.ids else { return Ok(()) };
+        let view = ids.view();
+        let params = SumByTaskParams {
+            id_stride: view.layout().step(0) as i64,
+            batch: problem.sizes.batch as u32,
+            heads: problem.sizes.heads as u32,
+            tasks: problem.source.shape()[0] as u32,
+            id_kind: ids.kind(),
+        };
+        let pointers = [address(dz)?, address(&view)?, address(out.as_ref())?];
+        let work = threads_to_blocks(out.as_ref().layout().len(), &kernels::SUM_BY_TASK_CUDA);
+        self.launch(&kernels::SUM_BY_TASK_CUDA, work, &pointers, params)
+    }
+}
+
+fn threads_to_blocks(threads: usize, kernel: &CudaKernel) -> u64 {
+    (threads as u64).div_ceil(kernel.block.into())
+}
+
+/// Strides of batch, head and row.
+fn strides(view: &TensorRef<'_>) -> [i64; 3] {
+    std::array::from_fn(|i| view.layout().step(i) as i64)
+}
+
+/// Address of a view's first element, 0 if it has none.
+fn address(view: &TensorRef<'_>) -> Result<u64> {
+    if view.layout().is_empty() {
+        return Ok(0);
+    }
+    match view.memory() {
+        Memory::Cuda { address, .. } => Ok(address + (view.layout().offset() * view.dtype().size()) as u64),
+        // Validation has compared the devices.
+        _ => Err(Error::Device {
+            op: "task_heads",
+            arg: "memory",
+            expected: "cuda".into(),
+            got: format!("{view:?}"),
+        }),
+    }
+}

@@ -1,0 +1,45 @@
+//! `statevec` on every device: against dense matrices in f64, and against itself.
+//!
+//! `GATEWARP_REQUIRE=wgpu,cuda-emulated` makes a missing device a failure, `GATEWARP_TEST_SEED` changes the cases and
+//! `GATEWARP_TEST_CASES` their number.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod case;
+mod gradients;
+mod readout;
+mod states;
+
+use std::process::ExitCode;
+use support::devices::{Test, run};
+
+static TESTS: &[Test] = &[
+    Test::new("random_circuits_are_their_matrices", states::random_circuits_are_their_matrices),
+    Test::new("every_gate_everywhere", states::every_gate_everywhere),
+    Test::new("relabelled_circuits_are_their_matrices", states::relabelled_circuits_are_their_matrices),
+    Test::new("angles_around_two_pi_under_controls", states::angles_around_two_pi_under_controls),
+    Test::new(
+        "a_circuit_and_its_inverse_are_the_identity",
+        states::a_circuit_and_its_inverse_are_the_identity,
+    ),
+    Test::new("the_norm_is_conserved", states::the_norm_is_conserved),
+    Test::new("a_sample_does_not_see_its_batch", states::a_sample_does_not_see_its_batch),
+    Test::new("initial_states_are_evolved", states::initial_states_are_evolved),
+    Test::new("relabelling_moves_basis_states_exactly", states::relabelling_moves_basis_states_exactly),
+    Test::new("pauli_sums_are_dense_observables", readout::pauli_sums_are_dense_observables),
+    Test::new("probabilities_are_squared_amplitudes", readout::probabilities_are_squared_amplitudes),
+    Test::new("expectations_do_not_see_their_batch", readout::expectations_do_not_see_their_batch),
+    Test::new("large_states_agree_with_batched_ones", readout::large_states_agree_with_batched_ones),
+    Test::new("the_adjoint_is_the_central_difference", gradients::the_adjoint_is_the_central_difference),
+    Test::new("the_adjoint_is_the_parameter_shift", gradients::the_adjoint_is_the_parameter_shift),
+    Test::new("large_adjoints_agree_with_batched_ones", gradients::large_adjoints_agree_with_batched_ones),
+    Test::new("outputs_are_written_inside_their_views", readout::outputs_are_written_inside_their_views),
+    Test::new("bad_input_is_a_typed_error", bad_input::bad_input_is_a_typed_error),
+    Test::alone("a_nan_angle_spoils_its_sample_alone", bad_input::a_nan_angle_spoils_its_sample_alone),
+];
+
+fn main() -> ExitCode {
+    run(TESTS).exit_code()
+}
