@@ -26,7 +26,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cases: 24, seed: 0, filter: None }
+        Self { cases: 48, seed: 0, filter: None }
     }
 }
 

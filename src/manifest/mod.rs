@@ -5,7 +5,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod device;
-mod statevec;
+pub(crate) mod statevec;
 pub(crate) mod task_heads;
 
 /// A CUDA kernel entry. Arguments are device pointers followed by one plain-data parameter struct, by value.

@@ -18,6 +18,10 @@
 
 mod circuit;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu;
 mod lower;
 mod observables;
 mod parameter;
@@ -25,8 +29,12 @@ mod pauli;
 mod plan;
 mod problem;
 mod program;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod records;
 mod schedule;
 mod subspace;
+#[cfg(feature = "wgpu")]
+mod wgpu;
 
 pub use circuit::{Circuit, Control, Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS, MAX_QUBITS, on};
 pub use parameter::{Parameter, Variable};

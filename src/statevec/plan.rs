@@ -104,6 +104,8 @@ fn pass(steps: &[Step], order: &[usize], shape: Shape, tile: Vec<u32>) -> Pass {
     let k = shape.register_bits.min(tile.len());
     let groups = schedule::group(steps, order, &lanes, k);
     let sweeps = groups.iter().map(|group| {
+        // A matrix wider than the registers has a sweep, and more registers, to itself.
+        let k = k.max(group.directions.len());
         // Every direction of the group is in the tile: the coordinates exist.
         let local = |direction| coordinates(&basis, direction).unwrap_or_default();
         let mut registers: Vec<u32> = Vec::with_capacity(k);

@@ -26,6 +26,8 @@ pub struct Program {
     pub(crate) lowered: Lowered,
     cpu_forward: OnceLock<CpuPlan>,
     cpu_adjoint: OnceLock<CpuPlan>,
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    gpu_passes: OnceLock<Vec<Pass>>,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,8 @@ impl Program {
             lowered: Lowered::new(circuit),
             cpu_forward: OnceLock::new(),
             cpu_adjoint: OnceLock::new(),
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
+            gpu_passes: OnceLock::new(),
         })
     }
 
@@ -258,6 +262,11 @@ impl Program {
         }
     }
 
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    pub(crate) fn gpu_passes(&self) -> &[Pass] {
+        self.gpu_passes.get_or_init(|| super::records::schedule(&self.lowered, self.qubits))
+    }
+
     fn launch(&self, problem: &Problem<'_>, readout: Readout<'_>, out: &mut TensorMut<'_>) -> Result<()> {
         if out.as_ref().layout().is_empty() {
             return Ok(());
@@ -281,12 +290,10 @@ impl Program {
                 };
                 cpu::forward(&call, output)
             }
-            #[cfg(any(feature = "wgpu", feature = "cuda"))]
-            _ => {
-                let (what, limit) = ("state vectors", "the cpu backend".to_string());
-                let backend = problem.device.backend();
-                Err(Error::Unsupported { op: problem.op, backend, what, limit, got: problem.device.name() })
-            }
+            #[cfg(feature = "wgpu")]
+            Kind::Wgpu(device) => super::wgpu::forward(device, problem, self.gpu_passes(), readout, out),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(device) => super::cuda::forward(device, problem, self.gpu_passes(), readout, out),
         }
     }
 

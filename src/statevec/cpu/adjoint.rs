@@ -18,10 +18,12 @@ pub(crate) fn undo(
 ) {
     pulp::Arch::new().dispatch(|| {
         for sweep in sweeps.iter().rev() {
-            // Four registers of each state fill the register file; only a three-qubit matrix needs eight.
             match sweep.registers {
-                4 => undo_sweep::<4>(psi, lambda, sweep, table, tile, gradients),
-                _ => undo_sweep::<MAX_REGISTERS>(psi, lambda, sweep, table, tile, gradients),
+                4 => undo_sweep(psi, lambda, sweep, table, tile, gradients),
+                _ => {
+                    undo_lone_matrix(psi, sweep, table, tile);
+                    undo_lone_matrix(lambda, sweep, table, tile);
+                }
             }
         }
     });
@@ -33,8 +35,29 @@ struct Pair<const N: usize> {
     lambda: [Chunk; N],
 }
 
+/// A three-qubit matrix, which the scheduler leaves alone in its sweep: eight registers of one state at a time.
 #[inline(always)]
-fn undo_sweep<const N: usize>(
+fn undo_lone_matrix(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
+    let mut base = 0u32;
+    for set in 1..=1usize << sweep.bases.len() {
+        let index = |j: usize| (base ^ sweep.offsets[j]) as usize;
+        let at = u64::from(tile) << 32 | u64::from(base);
+        let mut a: [Chunk; MAX_REGISTERS] = std::array::from_fn(|j| state[index(j)]);
+        for op in sweep.ops.iter().rev() {
+            a = undo_wide_matrix(a, sweep, op, &table[op.slot as usize..], at);
+        }
+        for j in 0..MAX_REGISTERS {
+            state[index(j)] = a[j];
+        }
+        base ^= sweep.bases.get(set.trailing_zeros() as usize).copied().unwrap_or(0);
+    }
+}
+
+/// Registers of each of the two states: together they fill the register file.
+const N: usize = 1 << super::ADJOINT_REGISTER_BITS;
+
+#[inline(always)]
+fn undo_sweep(
     psi: &mut [Chunk],
     lambda: &mut [Chunk],
     sweep: &Sweep,

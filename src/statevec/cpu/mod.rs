@@ -28,10 +28,12 @@ pub(crate) const BATCHED_QUBITS: usize = 13;
 /// Log₂ of the amplitudes in a vector of one state.
 const LANE_BITS: usize = 4;
 
+/// Log₂ of the registers an adjoint sweep has for each of ψ and λ.
+const ADJOINT_REGISTER_BITS: usize = 2;
+
 /// The plan of a circuit's forward pass (8 registers) or adjoint (4 registers, each of ψ and λ).
 pub(crate) fn compile(lowered: &Lowered, qubits: usize, adjoint: bool) -> (Shape, Vec<plan::Pass>, Exec) {
-    let widest = lowered.steps.iter().map(|step| step.directions.len()).max().unwrap_or(0);
-    let register_bits = if adjoint { widest.max(2) } else { 3 };
+    let register_bits = if adjoint { ADJOINT_REGISTER_BITS } else { 3 };
     let shape = if qubits <= BATCHED_QUBITS {
         let bits = stored_bits(qubits);
         Shape { bits, lane_bits: 0, run_bits: 0, tile_bits: bits, register_bits }

@@ -1,0 +1,213 @@
+//! State vectors on CUDA: argument packing for `kernels/statevec/circuit.cu`.
+
+use super::gpu::GpuPlan;
+use super::plan::Pass;
+use super::problem::Problem;
+use super::program::Readout;
+use crate::device::Backend;
+use crate::device::cuda::CudaDevice;
+use crate::error::{Error, Result};
+use crate::manifest::statevec::{CIRCUIT_CUDA, COMBINE_CUDA};
+use crate::tensor::{Memory, Tensor, TensorMut, TensorRef};
+use bytemuck::{Pod, Zeroable};
+
+/// `Params` in circuit.cu.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    theta_step: i64,
+    sample_step: i64,
+    input_step: i64,
+    initial_step: i64,
+    out_step: i64,
+    samples: u32,
+    bits: u32,
+    qubits: u32,
+    first: u32,
+    length: u32,
+    segments: u32,
+    source: u32,
+    sink: u32,
+    strings: u32,
+    unused: u32,
+}
+
+/// `CombineParams` in circuit.cu.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct CombineParams {
+    out_step: i64,
+    samples: u32,
+    strings: u32,
+    blocks: u32,
+    unused: u32,
+}
+
+pub(super) fn forward(
+    device: &CudaDevice,
+    problem: &Problem<'_>,
+    passes: &[Pass],
+    readout: Readout<'_>,
+    out: &mut TensorMut<'_>,
+) -> Result<()> {
+    let plan = GpuPlan::new(problem, passes, readout);
+    let op = problem.op;
+    if plan.blocks > i32::MAX as u64 {
+        let (what, limit) = ("blocks of 4096 amplitudes", i32::MAX.to_string());
+        let got = plan.blocks.to_string();
+        return Err(Error::Unsupported { op, backend: Backend::Cuda, what, limit, got });
+    }
+    let upload = |words: &[u32]| Tensor::from_slice(&problem.device, words, &[words.len()]);
+    let zeros = |dtype, shape: &[usize]| Tensor::zeros(&problem.device, dtype, shape);
+    let (program, table) = (upload(&plan.program.words)?, upload(&plan.program.strings)?);
+    let states = if plan.needs_state() { problem.samples } else { 0 };
+    let state = zeros(crate::DType::C64, &[states, 1 << plan.program.bits])?;
+    let strings = plan.partial_strings as usize;
+    let partials = [problem.samples, strings, plan.blocks_per_state as usize];
+    let partials = zeros(crate::DType::F32, &partials)?;
+
+    let (theta, inputs) = (problem.theta.view(), problem.inputs.view());
+    let step = |view: &Option<TensorRef<'_>>, dim: usize| {
+        view.as_ref().map_or(0, |view| view.layout().step(dim) as i64)
+    };
+    let out_step = out.as_ref().layout().step(0) as i64;
+    let out_address = address(Some(out.as_ref()))?;
+    for launch in &plan.launches {
+        let params = Params {
+            theta_step: step(&theta, 0),
+            sample_step: step(&inputs, 0),
+            input_step: step(&inputs, 1),
+            initial_step: step(&problem.initial, 0),
+            out_step,
+            samples: problem.samples as u32,
+            bits: plan.program.bits as u32,
+            qubits: problem.program.qubits() as u32,
+            first: launch.first,
+            length: launch.words,
+            segments: launch.segments,
+            source: launch.source as u32,
+            sink: launch.sink as u32,
+            strings: strings as u32,
+            unused: 0,
+        };
+        let result = if launch.sink == super::gpu::Sink::Partials {
+            address(Some(&partials.view()))?
+        } else {
+            out_address
+        };
+        let pointers = [
+            address(Some(&program.view()))?,
+            address(theta.as_ref())?,
+            address(inputs.as_ref())?,
+            address(problem.initial.as_ref())?,
+            address(Some(&state.view()))?,
+            result,
+            device.status(),
+        ];
+        device.launch(&CIRCUIT_CUDA, [plan.blocks as u32, 1, 1], &pointers, bytemuck::bytes_of(&params))?;
+    }
+    if strings > 0 {
+        let params = CombineParams {
+            out_step,
+            samples: problem.samples as u32,
+            strings: strings as u32,
+            blocks: plan.blocks_per_state as u32,
+            unused: 0,
+        };
+        let pointers = [address(Some(&table.view()))?, address(Some(&partials.view()))?, out_address];
+        let grid = [problem.samples.div_ceil(64) as u32, 1, 1];
+        device.launch(&COMBINE_CUDA, grid, &pointers, bytemuck::bytes_of(&params))?;
+    }
+    Ok(())
+}
+
+/// Device address of a view's first element, 0 for none.
+fn address(view: Option<&TensorRef<'_>>) -> Result<u64> {
+    let Some(view) = view.filter(|view| !view.layout().is_empty()) else { return Ok(0) };
+    match view.memory() {
+        Memory::Cuda { address, .. } => Ok(address + (view.layout().offset() * view.dtype().size()) as u64),
+        // Validation has compared the devices.
+        _ => Err(Error::Device {
+            op: "statevec",
+            arg: "memory",
+            expected: "cuda".into(),
+            got: view.device().name(),
+        }),
+    }
+}
+
+#[cfg(all(test, feature = "emulator"))]
+mod tests {
+    use super::*;
+    use crate::statevec::{Batch, Circuit, Parameter, PauliSum, Program, observables};
+    use crate::{Complex32, Device, Schedule};
+
+    /// Rotations, a relabelling ring, controlled and dense gates: every kind of record.
+    fn circuit(n: usize) -> Result<Program> {
+        let mut c = Circuit::new(n)?;
+        for layer in 0..2 {
+            for q in 0..n {
+                c.ry(q, Parameter::Input(q))?.rz(q, Parameter::Theta(layer))?.h(q)?;
+            }
+            for q in 1..n {
+                c.cx(q - 1, q)?.rzz(q - 1, q, Parameter::Theta(2))?;
+            }
+            if n > 1 {
+                c.iswap(0, n - 1)?.cphase(0, n - 1, 0.3)?;
+            }
+            if n > 2 {
+                c.ccx(0, 1, n - 1)?;
+            }
+        }
+        c.compile()
+    }
+
+    /// The emulator's counters against the plan, for every readout.
+    #[test]
+    fn a_launch_moves_the_bytes_of_its_plan() -> Result<()> {
+        let device = Device::cuda_emulated(Schedule::Reversed)?;
+        let crate::device::Kind::Cuda(cuda) = &device.0 else { panic!("not a CUDA device") };
+        for (n, samples) in [(1usize, 1usize), (3, 33), (4, 300), (7, 31), (10, 5), (12, 2), (13, 1)] {
+            let program = circuit(n)?;
+            let theta = Tensor::from_slice(&device, &[0.1f32, 0.2, 0.3], &[3])?;
+            let inputs = Tensor::from_slice(&device, &vec![0.4f32; samples * n], &[samples, n])?;
+            let mut amplitudes = vec![Complex32::ZERO; samples << n];
+            amplitudes.iter_mut().step_by(1 << n).for_each(|first| *first = Complex32::ONE);
+            let initial = Tensor::from_slice(&device, &amplitudes, &[samples, 1 << n])?;
+            let plain = Batch::new(&device, samples).theta(&theta).inputs(&inputs);
+            for batch in [plain.clone(), plain.initial(&initial)] {
+                let problem = Problem::new("test", &program, &batch)?;
+                let sums: Vec<PauliSum> = (0..n)
+                    .map(|q| PauliSum::z(q)?.plus(0.5, &[('X', q), ('Y', (q + 1) % n.max(2))][..n.min(2)]))
+                    .collect::<Result<_>>()?;
+                let groups = observables::groups(&program.lowered.frame, &sums);
+                for readout in [
+                    Readout::States,
+                    Readout::Probabilities,
+                    Readout::Expectations { groups: &groups, observables: n },
+                ] {
+                    let plan = GpuPlan::new(&problem, program.gpu_passes(), readout);
+                    match readout {
+                        Readout::States => drop(program.run(&batch)?),
+                        Readout::Probabilities => drop(program.probabilities(&batch)?),
+                        Readout::Expectations { .. } => drop(program.expectations(&batch, &sums)?),
+                    }
+                    if n > 12 && matches!(readout, Readout::Expectations { .. }) {
+                        continue; // the last launch is the combining one
+                    }
+                    if n <= 12 {
+                        assert_eq!(plan.launches.len(), 1, "n = {n} is one launch");
+                    }
+                    let (loads, stores) = plan.traffic(plan.launches.len() - 1, samples as u64, n, n as u64);
+                    let moved = cuda.last_launch().expect("the emulator counts");
+                    assert_eq!(
+                        (moved.bytes_loaded, moved.bytes_stored),
+                        (loads, stores),
+                        "n = {n}, {samples} samples"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
