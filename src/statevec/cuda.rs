@@ -144,7 +144,7 @@ mod tests {
 
     /// Rotations, a relabelling ring, controlled and dense gates: every kind of record.
     fn circuit(n: usize) -> Result<Program> {
-        let mut c = Circuit::new(n)?;
+        let mut c = Circuit::with_parameters(n, 3, n)?;
         for layer in 0..2 {
             for q in 0..n {
                 c.ry(q, Parameter::Input(q))?.rz(q, Parameter::Theta(layer))?.h(q)?;

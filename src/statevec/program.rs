@@ -297,7 +297,7 @@ impl Program {
         }
     }
 
-    /// What will run on the CPU: passes, sweeps, fused operations, floating-point operations and bytes per sample.
+    /// What will run, in words: steps, passes, sweeps, floating-point operations and bytes a sample, launches on a GPU.
     pub fn explain(&self) -> String {
         use std::fmt::Write;
         let plan = self.cpu_plan(false);
@@ -337,7 +337,36 @@ impl Program {
             plan.passes.len() as u64 * 16 * amplitudes,
             plan.passes.len(),
         );
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        text.push_str(&self.explain_gpu());
         text
+    }
+
+    /// The part of [`Program::explain`] about CUDA and wgpu.
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    fn explain_gpu(&self) -> String {
+        use super::records::{Ending, ON_CHIP_BITS, encode};
+        let program = encode(&self.lowered, self.gpu_passes(), self.qubits, Ending::Probabilities);
+        let segments = program.segments.len();
+        let exchanges =
+            program.segments.iter().filter(|s| program.words[s.first as usize + 1] & 1 == 1).count();
+        let terms: u64 = program.segments.iter().map(|segment| segment.terms).sum();
+        let words = 4 * program.words.len();
+        if program.bits <= ON_CHIP_BITS {
+            return format!(
+                "gpu: one launch, 16 amplitudes a thread, {segments} segments, {exchanges} exchanges in shared memory\n\
+                 {} bytes of parameters a sample, {words} bytes of program a block of {} samples; states stay on the chip\n",
+                4 * terms,
+                1usize << (ON_CHIP_BITS - program.bits),
+            );
+        }
+        let blocks = 1u64 << (program.bits - ON_CHIP_BITS);
+        format!(
+            "gpu: {segments} launches, each reads and writes every amplitude once; {} bytes a sample, {} of program and \
+             parameters\n",
+            (16 * (segments as u64 - 1)) << program.bits,
+            blocks * (words as u64 + 4 * terms),
+        )
     }
 }
 

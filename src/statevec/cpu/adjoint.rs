@@ -16,17 +16,35 @@ pub(crate) fn undo(
     tile: u32,
     gradients: &mut [Lanes],
 ) {
-    pulp::Arch::new().dispatch(|| {
+    pulp::Arch::new().dispatch(Undo { psi, lambda, sweeps, table, tile, gradients });
+}
+
+/// The arguments of [`undo`]. Not a closure: one would not be inlined, and would miss the instruction set.
+struct Undo<'a> {
+    psi: &'a mut [Chunk],
+    lambda: &'a mut [Chunk],
+    sweeps: &'a [Sweep],
+    table: &'a [Lanes],
+    tile: u32,
+    gradients: &'a mut [Lanes],
+}
+
+impl pulp::NullaryFnOnce for Undo<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { psi, lambda, sweeps, table, tile, gradients } = self;
         for sweep in sweeps.iter().rev() {
             match sweep.registers {
-                4 => undo_sweep(psi, lambda, sweep, table, tile, gradients),
+                N => undo_sweep(psi, lambda, sweep, table, tile, gradients),
                 _ => {
                     undo_lone_matrix(psi, sweep, table, tile);
                     undo_lone_matrix(lambda, sweep, table, tile);
                 }
             }
         }
-    });
+    }
 }
 
 /// Registers of ψ and of λ.
@@ -42,7 +60,10 @@ fn undo_lone_matrix(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u
     for set in 1..=1usize << sweep.bases.len() {
         let index = |j: usize| (base ^ sweep.offsets[j]) as usize;
         let at = u64::from(tile) << 32 | u64::from(base);
-        let mut a: [Chunk; MAX_REGISTERS] = std::array::from_fn(|j| state[index(j)]);
+        let mut a = [Chunk::ZERO; MAX_REGISTERS];
+        for j in 0..MAX_REGISTERS {
+            a[j] = state[index(j)];
+        }
         for op in sweep.ops.iter().rev() {
             a = undo_wide_matrix(a, sweep, op, &table[op.slot as usize..], at);
         }
@@ -68,10 +89,10 @@ fn undo_sweep(
     let mut base = 0u32;
     for set in 1..=1usize << sweep.bases.len() {
         let index = |j: usize| (base ^ sweep.offsets[j]) as usize;
-        let mut pair: Pair<N> = Pair {
-            psi: std::array::from_fn(|j| psi[index(j)]),
-            lambda: std::array::from_fn(|j| lambda[index(j)]),
-        };
+        let mut pair = Pair { psi: [Chunk::ZERO; N], lambda: [Chunk::ZERO; N] };
+        for j in 0..N {
+            (pair.psi[j], pair.lambda[j]) = (psi[index(j)], lambda[index(j)]);
+        }
         let at = u64::from(tile) << 32 | u64::from(base);
         for op in sweep.ops.iter().rev() {
             undo_op(&mut pair, sweep, op, table, at, gradients);

@@ -44,7 +44,7 @@ fn run(call: &Call<'_>, table: &mut Table, samples: &[usize; WIDTH], state: &mut
                     let amplitude = initial[samples[lane] * step + i];
                     (chunk.re.0[lane], chunk.im.0[lane]) = (amplitude.re, amplitude.im);
                 }
-                *chunk = chunk.times(factor);
+                *chunk = chunk.times_rounded(factor);
             }
         }
     }
@@ -63,14 +63,12 @@ pub(super) fn forward(call: &Call<'_>, output: Output<'_>) {
             let block = |table: &mut Table, (i, out): (usize, &mut [Complex32])| {
                 with_scratch(chunks, |state| {
                     run(call, table, &samples_of(i, call.batch), state);
-                    arch.dispatch(|| {
-                        for (row, out) in out.chunks_mut(step).enumerate() {
-                            for (amplitude, &at) in out[..states].iter_mut().zip(&stored) {
-                                let chunk = &state[at as usize];
-                                *amplitude = Complex32::new(chunk.re.0[row], chunk.im.0[row]);
-                            }
+                    for (row, out) in out.chunks_mut(step).enumerate() {
+                        for (amplitude, &at) in out[..states].iter_mut().zip(&stored) {
+                            let chunk = &state[at as usize];
+                            *amplitude = Complex32::new(chunk.re.0[row], chunk.im.0[row]);
                         }
-                    });
+                    }
                 });
             };
             out.par_chunks_mut(WIDTH * step).enumerate().for_each_init(|| table.clone(), block);
@@ -79,15 +77,13 @@ pub(super) fn forward(call: &Call<'_>, output: Output<'_>) {
             let block = |table: &mut Table, (i, out): (usize, &mut [f32])| {
                 with_scratch(chunks, |state| {
                     run(call, table, &samples_of(i, call.batch), state);
-                    arch.dispatch(|| {
-                        for (row, out) in out.chunks_mut(step).enumerate() {
-                            for (probability, &at) in out[..states].iter_mut().zip(&stored) {
-                                let chunk = &state[at as usize];
-                                let (re, im) = (chunk.re.0[row], chunk.im.0[row]);
-                                *probability = re.mul_add(re, im * im);
-                            }
+                    for (row, out) in out.chunks_mut(step).enumerate() {
+                        for (probability, &at) in out[..states].iter_mut().zip(&stored) {
+                            let chunk = &state[at as usize];
+                            let (re, im) = (chunk.re.0[row], chunk.im.0[row]);
+                            *probability = re * re + im * im;
                         }
-                    });
+                    }
                 });
             };
             out.par_chunks_mut(WIDTH * step).enumerate().for_each_init(|| table.clone(), block);
@@ -96,24 +92,29 @@ pub(super) fn forward(call: &Call<'_>, output: Output<'_>) {
             let block = |(table, values, sums): &mut Local, (i, out): (usize, &mut [f32])| {
                 with_scratch(chunks, |state| {
                     run(call, table, &samples_of(i, call.batch), state);
-                    arch.dispatch(|| {
-                        sums.fill(0.0);
-                        for group in groups {
-                            readout::parts(state, group, 0, 0, values);
-                            readout::transform(values, group, 0, |string, value| {
-                                let string = &group.strings[string];
-                                let sums = &mut sums[string.observable * WIDTH..][..WIDTH];
-                                for lane in 0..WIDTH {
-                                    sums[lane] += string.coefficient * f64::from(value.0[lane]);
-                                }
-                            });
-                        }
-                        for (row, out) in out.chunks_mut(row_step).enumerate() {
-                            for (observable, out) in out[..observables].iter_mut().enumerate() {
-                                *out = sums[observable * WIDTH + row] as f32;
+                    sums.fill(0.0);
+                    for group in groups {
+                        let leaf = |string: usize, value: Lanes| {
+                            let string = &group.strings[string];
+                            let sums = &mut sums[string.observable * WIDTH..][..WIDTH];
+                            for lane in 0..WIDTH {
+                                sums[lane] += string.coefficient * f64::from(value.0[lane]);
                             }
+                        };
+                        arch.dispatch(readout::Measure {
+                            state,
+                            group,
+                            lane_bits: 0,
+                            first: 0,
+                            values,
+                            leaf,
+                        });
+                    }
+                    for (row, out) in out.chunks_mut(row_step).enumerate() {
+                        for (observable, out) in out[..observables].iter_mut().enumerate() {
+                            *out = sums[observable * WIDTH + row] as f32;
                         }
-                    });
+                    }
                 });
             };
             let init = || (table.clone(), vec![Lanes::ZERO; chunks], vec![0.0; observables * WIDTH]);
@@ -142,12 +143,17 @@ pub(super) fn gradient(call: &Call<'_>, request: &Gradient<'_>) -> AngleGradient
         with_scratch(2 * chunks, |scratch| {
             let (psi, lambda) = scratch.split_at_mut(chunks);
             run(call, forward, &samples, psi);
-            arch.dispatch(|| {
-                let weight = |observable: usize| {
-                    Lanes(samples.map(|sample| request.weights[sample * request.weight_step + observable]))
-                };
-                let weights: Vec<Lanes> = (0..request.observables).map(weight).collect();
-                readout::apply_observables(psi, request.groups, &weights, 0, 0, lambda);
+            let weight = |observable: usize| {
+                Lanes(samples.map(|sample| request.weights[sample * request.weight_step + observable]))
+            };
+            let weights: Vec<Lanes> = (0..request.observables).map(weight).collect();
+            arch.dispatch(readout::ApplyObservables {
+                state: psi,
+                groups: request.groups,
+                weights: &weights,
+                lane_bits: 0,
+                first: 0,
+                out: lambda,
             });
             backward.specialise(request.exec, call.lowered, &call.values, &samples);
             let mut sums = vec![Lanes::ZERO; angles];

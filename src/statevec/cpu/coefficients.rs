@@ -87,11 +87,7 @@ impl Table {
         samples: &[usize; WIDTH],
         varying: bool,
     ) {
-        pulp::Arch::new().dispatch(|| {
-            for recipe in exec.recipes.iter().filter(|recipe| varies(lowered, recipe) == varying) {
-                self.fill(lowered, recipe, values, samples);
-            }
-        });
+        pulp::Arch::new().dispatch(Fill { table: self, exec, lowered, values, samples, varying });
     }
 
     #[inline(always)]
@@ -167,6 +163,29 @@ impl Table {
                 for base in 0..entries.len() {
                     put(out, base, |lane| entries[base ^ lane_roles(&recipe.role_lanes, lane)]);
                 }
+            }
+        }
+    }
+}
+
+/// The arguments of [`Table::fill_where`]. Not a closure: one would not be inlined, and would miss the instruction set.
+struct Fill<'a> {
+    table: &'a mut Table,
+    exec: &'a Exec,
+    lowered: &'a Lowered,
+    values: &'a Values<'a>,
+    samples: &'a [usize; WIDTH],
+    varying: bool,
+}
+
+impl pulp::NullaryFnOnce for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for recipe in &self.exec.recipes {
+            if varies(self.lowered, recipe) == self.varying {
+                self.table.fill(self.lowered, recipe, self.values, self.samples);
             }
         }
     }

@@ -128,6 +128,11 @@ impl Chunk {
         Self { re: c.im.fnma(self.im, c.re.mul(self.re)), im: c.im.fma(self.re, c.re.mul(self.im)) }
     }
 
+    /// `c · self` with every product rounded: for code outside the dispatched loops, where a fused product may be a call.
+    pub(crate) fn times_rounded(self, c: Self) -> Self {
+        Self { re: c.re.mul(self.re).sub(c.im.mul(self.im)), im: c.re.mul(self.im).add(c.im.mul(self.re)) }
+    }
+
     /// `self + c·x`
     #[inline(always)]
     pub(crate) fn plus_times(self, c: Self, x: Self) -> Self {

@@ -4,11 +4,33 @@ use super::lanes::{Chunk, Lanes, WIDTH};
 use crate::statevec::lower::odd_bits;
 use crate::statevec::observables::StringGroup;
 
-/// Writes what a group of strings reads of each amplitude: |ψ|², or a part of conj(ψ(x ⊕ d))·ψ(x).
-///
-/// `state` is all chunks; `out` takes those from `first` on.
+/// Sums of a group's strings over some chunks of a state.
+pub(crate) struct Measure<'a, F> {
+    /// All chunks.
+    pub(crate) state: &'a [Chunk],
+    pub(crate) group: &'a StringGroup,
+    pub(crate) lane_bits: usize,
+    /// The chunks from this one on are measured, as many as `values` has room for.
+    pub(crate) first: usize,
+    pub(crate) values: &'a mut [Lanes],
+    /// Is given (string, Σ_x (−1)^{parity(mask & x)}·part(x)), x being the chunk number counted from `first`, and only the
+    /// masks' bits from `lane_bits` to `values`' length.
+    pub(crate) leaf: F,
+}
+
+impl<F: FnMut(usize, Lanes)> pulp::NullaryFnOnce for Measure<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        parts(self.state, self.group, self.lane_bits, self.first, self.values);
+        transform(self.values, self.group, self.lane_bits, self.leaf);
+    }
+}
+
+/// What a group of strings reads of each amplitude: |ψ|², or a part of conj(ψ(x ⊕ d))·ψ(x).
 #[inline(always)]
-pub(crate) fn parts(state: &[Chunk], group: &StringGroup, lane_bits: usize, first: usize, out: &mut [Lanes]) {
+fn parts(state: &[Chunk], group: &StringGroup, lane_bits: usize, first: usize, out: &mut [Lanes]) {
     let chunk = (group.direction >> lane_bits) as usize;
     let lane = group.direction & ((1 << lane_bits) - 1);
     for (i, part) in out.iter_mut().enumerate() {
@@ -22,12 +44,10 @@ pub(crate) fn parts(state: &[Chunk], group: &StringGroup, lane_bits: usize, firs
     }
 }
 
-/// Calls `leaf(string, Σ_x (−1)^{parity(mask & x)}·values[x])` for every string of the group, x being the local chunk number
-/// and only the masks' bits `lane_bits..` below `values`' length counting. `values` is used up.
-///
 /// A Walsh–Hadamard transform pruned to the masks wanted: about log₂(strings) + 2 additions a value, summed pairwise.
+/// `values` is used up.
 #[inline(always)]
-pub(crate) fn transform(
+fn transform(
     values: &mut [Lanes],
     group: &StringGroup,
     lane_bits: usize,
@@ -68,9 +88,29 @@ pub(crate) fn signed_sum(value: Lanes, mask: u32) -> f32 {
     Lanes(std::array::from_fn(|l| if odd_bits(mask & l as u32) { -value.0[l] } else { value.0[l] })).sum()
 }
 
-/// λ = Σ weight·(string)·ψ for chunks `first..first + out.len()`. `weights[observable]` has one value per lane.
+/// λ = Σ weight·(string)·ψ for the chunks from `first` on.
+pub(crate) struct ApplyObservables<'a> {
+    /// All chunks of ψ.
+    pub(crate) state: &'a [Chunk],
+    pub(crate) groups: &'a [StringGroup],
+    /// One value per lane for each observable.
+    pub(crate) weights: &'a [Lanes],
+    pub(crate) lane_bits: usize,
+    pub(crate) first: usize,
+    pub(crate) out: &'a mut [Chunk],
+}
+
+impl pulp::NullaryFnOnce for ApplyObservables<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        apply(self.state, self.groups, self.weights, self.lane_bits, self.first, self.out);
+    }
+}
+
 #[inline(always)]
-pub(crate) fn apply_observables(
+fn apply(
     state: &[Chunk],
     groups: &[StringGroup],
     weights: &[Lanes],

@@ -107,7 +107,7 @@ fn run(call: &Call<'_>, table: &Table, factor: Chunk, sample: usize, state: &mut
                     let amplitude = row[i * WIDTH + lane];
                     (chunk.re.0[lane], chunk.im.0[lane]) = (amplitude.re, amplitude.im);
                 }
-                *chunk = chunk.times(factor);
+                *chunk = chunk.times_rounded(factor);
             });
         }
     }
@@ -163,7 +163,7 @@ pub(super) fn forward(call: &Call<'_>, output: Output<'_>) -> Result<()> {
             let row = &mut out[sample * step..][..amplitudes];
             row.par_iter_mut().enumerate().for_each(|(index, out)| {
                 let value = amplitude(state, index);
-                *out = value.re.mul_add(value.re, value.im * value.im);
+                *out = value.re * value.re + value.im * value.im;
             });
         }),
         Output::Expectations { out, row_step, observables, groups } => for_samples(call, |sample, state| {
@@ -186,15 +186,14 @@ fn measure(state: &[Chunk], group: &StringGroup) -> Vec<f64> {
     let blocks = (0..state.len() / block).into_par_iter().map(|i| {
         let mut values = vec![Lanes::ZERO; block];
         let mut sums = vec![0.0; group.strings.len()];
-        arch.dispatch(|| {
-            readout::parts(state, group, LANE_BITS, i * block, &mut values);
-            readout::transform(&mut values, group, LANE_BITS, |string, sum| {
-                let mask = group.strings[string].mask;
-                let value = f64::from(readout::signed_sum(sum, mask));
-                let odd = odd_bits(mask >> LANE_BITS & (i * block) as u32);
-                sums[string] = if odd { -value } else { value };
-            });
-        });
+        let leaf = |string: usize, sum: Lanes| {
+            let mask = group.strings[string].mask;
+            let value = f64::from(readout::signed_sum(sum, mask));
+            let odd = odd_bits(mask >> LANE_BITS & (i * block) as u32);
+            sums[string] = if odd { -value } else { value };
+        };
+        let (first, values) = (i * block, values.as_mut_slice());
+        arch.dispatch(readout::Measure { state, group, lane_bits: LANE_BITS, first, values, leaf });
         sums
     });
     let blocks: Vec<Vec<f64>> = blocks.collect();
@@ -215,8 +214,13 @@ pub(super) fn gradient(call: &Call<'_>, request: &Gradient<'_>) -> Result<AngleG
         let weights: Vec<Lanes> = (0..request.observables).map(|o| Lanes::splat(weights[o])).collect();
         let block = lambda.len().min(1 << READOUT_BITS);
         lambda.par_chunks_mut(block).enumerate().for_each(|(i, out)| {
-            arch.dispatch(|| {
-                readout::apply_observables(psi, request.groups, &weights, LANE_BITS, i * block, out);
+            arch.dispatch(readout::ApplyObservables {
+                state: psi,
+                groups: request.groups,
+                weights: &weights,
+                lane_bits: LANE_BITS,
+                first: i * block,
+                out,
             });
         });
         backward.specialise(request.exec, call.lowered, &call.values, &[sample; WIDTH]);

@@ -24,18 +24,36 @@ pub(super) use with_flip;
 /// The one place that compiles the loop, once per instruction set: it is large.
 #[inline(never)]
 pub(crate) fn run(state: &mut [Chunk], sweeps: &[Sweep], table: &[Lanes], tile: u32) {
-    pulp::Arch::new().dispatch(|| {
-        for sweep in sweeps {
-            run_sweep::<MAX_REGISTERS>(state, sweep, table, tile);
+    pulp::Arch::new().dispatch(Run { state, sweeps, table, tile });
+}
+
+/// The arguments of [`run`]. Not a closure: one would not be inlined, and would miss the instruction set.
+struct Run<'a> {
+    state: &'a mut [Chunk],
+    sweeps: &'a [Sweep],
+    table: &'a [Lanes],
+    tile: u32,
+}
+
+impl pulp::NullaryFnOnce for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for sweep in self.sweeps {
+            run_sweep::<MAX_REGISTERS>(self.state, sweep, self.table, self.tile);
         }
-    });
+    }
 }
 
 #[inline(always)]
 fn run_sweep<const N: usize>(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
     let mut base = 0u32;
     for set in 1..=1usize << sweep.bases.len() {
-        let mut a: [Chunk; N] = std::array::from_fn(|j| state[(base ^ sweep.offsets[j]) as usize]);
+        let mut a = [Chunk::ZERO; N];
+        for j in 0..N {
+            a[j] = state[(base ^ sweep.offsets[j]) as usize];
+        }
         let at = u64::from(tile) << 32 | u64::from(base);
         for op in &sweep.ops {
             apply(&mut a, sweep, op, table, at);
