@@ -12,6 +12,7 @@ mod lanes;
 mod readout;
 mod single;
 mod sweep;
+mod vector;
 
 pub(crate) use coefficients::Values;
 pub(crate) use exec::Exec;

@@ -2,18 +2,19 @@
 
 use super::exec::{Code, MAX_REGISTERS, Op, Sweep};
 use super::lanes::{Chunk, Lanes};
+use super::vector::{Coefficients, Complex, Isa, Real, Routine, dispatch};
 
 /// Calls a generic function with a register XOR as a constant, so that every array index is known to the compiler.
 macro_rules! with_flip {
-    ($flip:expr, $name:ident::<$n:ident>($($arg:expr),*)) => {
+    ($flip:expr, $name:ident::<$s:ident, $n:ident>($($arg:expr),*)) => {
         match $flip {
-            1 => $name::<$n, 1>($($arg),*),
-            2 => $name::<$n, 2>($($arg),*),
-            3 => $name::<$n, 3>($($arg),*),
-            4 => $name::<$n, 4>($($arg),*),
-            5 => $name::<$n, 5>($($arg),*),
-            6 => $name::<$n, 6>($($arg),*),
-            _ => $name::<$n, 7>($($arg),*),
+            1 => $name::<$s, $n, 1>($($arg),*),
+            2 => $name::<$s, $n, 2>($($arg),*),
+            3 => $name::<$s, $n, 3>($($arg),*),
+            4 => $name::<$s, $n, 4>($($arg),*),
+            5 => $name::<$s, $n, 5>($($arg),*),
+            6 => $name::<$s, $n, 6>($($arg),*),
+            _ => $name::<$s, $n, 7>($($arg),*),
         }
     };
 }
@@ -24,7 +25,7 @@ pub(super) use with_flip;
 /// The one place that compiles the loop, once per instruction set: it is large.
 #[inline(never)]
 pub(crate) fn run(state: &mut [Chunk], sweeps: &[Sweep], table: &[Lanes], tile: u32) {
-    pulp::Arch::new().dispatch(Run { state, sweeps, table, tile });
+    dispatch(Run { state, sweeps, table, tile });
 }
 
 /// The arguments of [`run`]. Not a closure: one would not be inlined, and would miss the instruction set.
@@ -35,31 +36,29 @@ struct Run<'a> {
     tile: u32,
 }
 
-impl pulp::NullaryFnOnce for Run<'_> {
-    type Output = ();
-
+impl Routine for Run<'_> {
     #[inline(always)]
-    fn call(self) {
+    fn run<S: Isa>(self, isa: S) {
         for sweep in self.sweeps {
-            run_sweep::<MAX_REGISTERS>(self.state, sweep, self.table, self.tile);
+            run_sweep::<S, MAX_REGISTERS>(isa, self.state, sweep, self.table, self.tile);
         }
     }
 }
 
 #[inline(always)]
-fn run_sweep<const N: usize>(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
+fn run_sweep<S: Isa, const N: usize>(isa: S, state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
     let mut base = 0u32;
     for set in 1..=1usize << sweep.bases.len() {
-        let mut a = [Chunk::ZERO; N];
+        let mut a = [Complex::zero(isa); N];
         for j in 0..N {
-            a[j] = state[(base ^ sweep.offsets[j]) as usize];
+            a[j] = Complex::load(isa, &state[(base ^ sweep.offsets[j]) as usize]);
         }
         let at = u64::from(tile) << 32 | u64::from(base);
         for op in &sweep.ops {
-            apply(&mut a, sweep, op, table, at);
+            apply(&mut a, sweep, op, Coefficients { isa, lanes: &table[op.slot as usize..] }, at);
         }
         for j in 0..N {
-            state[(base ^ sweep.offsets[j]) as usize] = a[j];
+            state[(base ^ sweep.offsets[j]) as usize] = a[j].store();
         }
         // Gray code: one direction changes from set to set.
         base ^= sweep.bases.get(set.trailing_zeros() as usize).copied().unwrap_or(0);
@@ -67,19 +66,24 @@ fn run_sweep<const N: usize>(state: &mut [Chunk], sweep: &Sweep, table: &[Lanes]
 }
 
 #[inline(always)]
-fn apply<const N: usize>(a: &mut [Chunk; N], sweep: &Sweep, op: &Op, table: &[Lanes], at: u64) {
-    let c = &table[op.slot as usize..];
+fn apply<S: Isa, const N: usize>(
+    a: &mut [Complex<S>; N],
+    sweep: &Sweep,
+    op: &Op,
+    c: Coefficients<'_, S>,
+    at: u64,
+) {
     match op.code {
-        Code::RotateReal => with_flip!(op.register, rotate_real::<N>(a, c, roles(op, at))),
-        Code::RotateImag => with_flip!(op.register, rotate_imag::<N>(a, c, roles(op, at))),
-        Code::RealThenPhase => with_flip!(op.register, real_then_phase::<N>(a, c)),
+        Code::RotateReal => with_flip!(op.register, rotate_real::<S, N>(a, c, roles(op, at))),
+        Code::RotateImag => with_flip!(op.register, rotate_imag::<S, N>(a, c, roles(op, at))),
+        Code::RealThenPhase => with_flip!(op.register, real_then_phase::<S, N>(a, c)),
         Code::Phase => phase(a, sweep, op, c, at),
         Code::Matrix => {
             let active = sweep.active(op, at);
-            with_flip!(op.register, matrix::<N>(a, c, roles(op, at), active));
+            with_flip!(op.register, matrix::<S, N>(a, c, roles(op, at), active));
         }
         // Copies, so that their computed indices do not force `a` out of the registers.
-        Code::WideReal | Code::WideImag => *a = wide_rotation(*a, sweep, op, c, at, 1.0),
+        Code::WideReal | Code::WideImag => *a = wide_rotation(*a, sweep, op, c, at, false),
         Code::WidePhase => *a = wide_phase(*a, sweep, op, c, at),
         Code::WideMatrix => *a = wide_matrix(*a, sweep, op, c, at),
         Code::WideDiagonal => *a = wide_diagonal(*a, sweep, op, c, at),
@@ -99,11 +103,15 @@ pub(super) const fn is_lower(j: usize, flip: usize) -> bool {
 }
 
 #[inline(always)]
-fn rotate_real<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes], roles: u32) {
+fn rotate_real<S: Isa, const N: usize, const FLIP: usize>(
+    a: &mut [Complex<S>; N],
+    c: Coefficients<'_, S>,
+    roles: u32,
+) {
     for j in 0..N {
         if is_lower(j, FLIP) && j ^ FLIP < N {
             let set = 2 * (roles >> j & 1) as usize;
-            let (x, y) = shear_real(a[j], a[j ^ FLIP], c[set], c[set + 1]);
+            let (x, y) = shear_real(a[j], a[j ^ FLIP], c.real(set), c.real(set + 1));
             (a[j], a[j ^ FLIP]) = (x, y);
         }
     }
@@ -111,7 +119,12 @@ fn rotate_real<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes
 
 /// (x, y) → (c·x − s·y, s·x + c·y) by three shears; t = tan(θ/4), s = sin(θ/2).
 #[inline(always)]
-pub(super) fn shear_real(mut x: Chunk, mut y: Chunk, t: Lanes, s: Lanes) -> (Chunk, Chunk) {
+pub(super) fn shear_real<S: Isa>(
+    mut x: Complex<S>,
+    mut y: Complex<S>,
+    t: Real<S>,
+    s: Real<S>,
+) -> (Complex<S>, Complex<S>) {
     x.re = t.fnma(y.re, x.re);
     x.im = t.fnma(y.im, x.im);
     y.re = s.fma(x.re, y.re);
@@ -122,11 +135,15 @@ pub(super) fn shear_real(mut x: Chunk, mut y: Chunk, t: Lanes, s: Lanes) -> (Chu
 }
 
 #[inline(always)]
-fn rotate_imag<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes], roles: u32) {
+fn rotate_imag<S: Isa, const N: usize, const FLIP: usize>(
+    a: &mut [Complex<S>; N],
+    c: Coefficients<'_, S>,
+    roles: u32,
+) {
     for j in 0..N {
         if is_lower(j, FLIP) && j ^ FLIP < N {
             let set = 2 * (roles >> j & 1) as usize;
-            let (x, y) = shear_imag(a[j], a[j ^ FLIP], c[set], c[set + 1]);
+            let (x, y) = shear_imag(a[j], a[j ^ FLIP], c.real(set), c.real(set + 1));
             (a[j], a[j ^ FLIP]) = (x, y);
         }
     }
@@ -134,7 +151,12 @@ fn rotate_imag<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes
 
 /// (x, y) → (c·x − is·y, c·y − is·x): the real rotation of (x, iy).
 #[inline(always)]
-pub(super) fn shear_imag(mut x: Chunk, mut y: Chunk, t: Lanes, s: Lanes) -> (Chunk, Chunk) {
+pub(super) fn shear_imag<S: Isa>(
+    mut x: Complex<S>,
+    mut y: Complex<S>,
+    t: Real<S>,
+    s: Real<S>,
+) -> (Complex<S>, Complex<S>) {
     x.re = t.fma(y.im, x.re);
     x.im = t.fnma(y.re, x.im);
     y.re = s.fma(x.im, y.re);
@@ -145,21 +167,30 @@ pub(super) fn shear_imag(mut x: Chunk, mut y: Chunk, t: Lanes, s: Lanes) -> (Chu
 }
 
 #[inline(always)]
-fn real_then_phase<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes]) {
-    let factor = Chunk { re: c[2], im: c[3] };
+fn real_then_phase<S: Isa, const N: usize, const FLIP: usize>(
+    a: &mut [Complex<S>; N],
+    c: Coefficients<'_, S>,
+) {
+    let factor = c.complex(2);
     for j in 0..N {
         if is_lower(j, FLIP) && j ^ FLIP < N {
-            let (x, y) = shear_real(a[j], a[j ^ FLIP], c[0], c[1]);
+            let (x, y) = shear_real(a[j], a[j ^ FLIP], c.real(0), c.real(1));
             (a[j], a[j ^ FLIP]) = (x, y.times(factor));
         }
     }
 }
 
 #[inline(always)]
-fn phase<const N: usize>(a: &mut [Chunk; N], sweep: &Sweep, op: &Op, c: &[Lanes], at: u64) {
+fn phase<S: Isa, const N: usize>(
+    a: &mut [Complex<S>; N],
+    sweep: &Sweep,
+    op: &Op,
+    c: Coefficients<'_, S>,
+    at: u64,
+) {
     let active = sweep.active(op, at);
     let across = sweep.first_control_lanes(op) != 0;
-    let (zero, one) = (Chunk { re: c[0], im: c[1] }, Chunk { re: c[2], im: c[3] });
+    let (zero, one) = (c.complex(0), c.complex(2));
     for j in 0..N {
         if active >> j & 1 == 1 {
             a[j] = a[j].times(one);
@@ -170,43 +201,48 @@ fn phase<const N: usize>(a: &mut [Chunk; N], sweep: &Sweep, op: &Op, c: &[Lanes]
 }
 
 #[inline(always)]
-fn matrix<const N: usize, const FLIP: usize>(a: &mut [Chunk; N], c: &[Lanes], roles: u32, active: u32) {
+fn matrix<S: Isa, const N: usize, const FLIP: usize>(
+    a: &mut [Complex<S>; N],
+    c: Coefficients<'_, S>,
+    roles: u32,
+    active: u32,
+) {
     for j in 0..N {
         if is_lower(j, FLIP) && j ^ FLIP < N && active >> j & 1 == 1 {
             let set = 8 * (roles >> j & 1) as usize;
-            let m = |i: usize| Chunk { re: c[set + 2 * i], im: c[set + 2 * i + 1] };
+            let m = |i: usize| c.complex(set + 2 * i);
             let (x, y) = (a[j], a[j ^ FLIP]);
             (a[j], a[j ^ FLIP]) = (x.times(m(0)).plus_times(m(1), y), x.times(m(2)).plus_times(m(3), y));
         }
     }
 }
 
-/// c·x ∓ s·P·x element by element, with controls and shuffles; `direction` −1 undoes it.
+/// c·x ∓ s·P·x element by element, with controls and shuffles; `backward` undoes it.
 #[inline(always)]
-pub(super) fn wide_rotation<const N: usize>(
-    old: [Chunk; N],
+pub(super) fn wide_rotation<S: Isa, const N: usize>(
+    old: [Complex<S>; N],
     sweep: &Sweep,
     op: &Op,
-    c: &[Lanes],
+    c: Coefficients<'_, S>,
     at: u64,
-    direction: f32,
-) -> [Chunk; N] {
+    backward: bool,
+) -> [Complex<S>; N] {
     let wide = &sweep.wides[op.wide as usize];
     let (register, lane) = wide.flips[1];
     let roles = wide.roles[0].at(at);
     let mut new = old;
     for j in 0..N {
         let partner = old[j ^ register as usize & (N - 1)].flipped(lane);
-        let sign = if roles >> j & 1 == 1 { -direction } else { direction };
-        let s = c[1].mul(Lanes::splat(sign));
+        let minus = (roles >> j & 1 == 1) ^ backward;
+        let s = if minus { c.real(1).negated() } else { c.real(1) };
         let turned = match op.code {
-            Code::WideReal => Chunk {
-                re: s.fnma(partner.re, c[0].mul(old[j].re)),
-                im: s.fnma(partner.im, c[0].mul(old[j].im)),
+            Code::WideReal => Complex {
+                re: s.fnma(partner.re, c.real(0).mul(old[j].re)),
+                im: s.fnma(partner.im, c.real(0).mul(old[j].im)),
             },
-            _ => Chunk {
-                re: s.fma(partner.im, c[0].mul(old[j].re)),
-                im: s.fnma(partner.re, c[0].mul(old[j].im)),
+            _ => Complex {
+                re: s.fma(partner.im, c.real(0).mul(old[j].re)),
+                im: s.fnma(partner.re, c.real(0).mul(old[j].im)),
             },
         };
         new[j] = turned.select(sweep.active_lanes(op, at, j), old[j]);
@@ -215,14 +251,14 @@ pub(super) fn wide_rotation<const N: usize>(
 }
 
 #[inline(always)]
-pub(super) fn wide_phase<const N: usize>(
-    old: [Chunk; N],
+pub(super) fn wide_phase<S: Isa, const N: usize>(
+    old: [Complex<S>; N],
     sweep: &Sweep,
     op: &Op,
-    c: &[Lanes],
+    c: Coefficients<'_, S>,
     at: u64,
-) -> [Chunk; N] {
-    let factor = Chunk { re: c[0], im: c[1] };
+) -> [Complex<S>; N] {
+    let factor = c.complex(0);
     let mut new = old;
     for j in 0..N {
         new[j] = old[j].times(factor).select(sweep.active_lanes(op, at, j), old[j]);
@@ -238,14 +274,20 @@ pub(super) fn role_number(sweep: &Sweep, op: &Op, at: u64, j: usize) -> usize {
 }
 
 #[inline(always)]
-fn wide_matrix<const N: usize>(old: [Chunk; N], sweep: &Sweep, op: &Op, c: &[Lanes], at: u64) -> [Chunk; N] {
+fn wide_matrix<S: Isa, const N: usize>(
+    old: [Complex<S>; N],
+    sweep: &Sweep,
+    op: &Op,
+    c: Coefficients<'_, S>,
+    at: u64,
+) -> [Complex<S>; N] {
     let flips = &sweep.wides[op.wide as usize].flips;
     let mut new = old;
     for j in 0..N {
-        let row = &c[role_number(sweep, op, at, j) * 2 * flips.len()..];
-        let mut sum = Chunk::ZERO;
+        let row = role_number(sweep, op, at, j) * 2 * flips.len();
+        let mut sum = Complex::zero(c.isa);
         for (b, &(register, lane)) in flips.iter().enumerate() {
-            let factor = Chunk { re: row[2 * b], im: row[2 * b + 1] };
+            let factor = c.complex(row + 2 * b);
             sum = sum.plus_times(factor, old[j ^ register as usize & (N - 1)].flipped(lane));
         }
         new[j] = sum.select(sweep.active_lanes(op, at, j), old[j]);
@@ -254,17 +296,17 @@ fn wide_matrix<const N: usize>(old: [Chunk; N], sweep: &Sweep, op: &Op, c: &[Lan
 }
 
 #[inline(always)]
-fn wide_diagonal<const N: usize>(
-    old: [Chunk; N],
+fn wide_diagonal<S: Isa, const N: usize>(
+    old: [Complex<S>; N],
     sweep: &Sweep,
     op: &Op,
-    c: &[Lanes],
+    c: Coefficients<'_, S>,
     at: u64,
-) -> [Chunk; N] {
+) -> [Complex<S>; N] {
     let mut new = old;
     for j in 0..N {
         let at_role = 2 * role_number(sweep, op, at, j);
-        let factor = Chunk { re: c[at_role], im: c[at_role + 1] };
+        let factor = c.complex(at_role);
         new[j] = old[j].times(factor).select(sweep.active_lanes(op, at, j), old[j]);
     }
     new

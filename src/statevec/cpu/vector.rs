@@ -1,0 +1,342 @@
+//! Sixteen f32 in registers: one AVX-512 register, two AVX ones, or an array left to the compiler.
+//!
+//! The loops over gates are written once, for any [`Isa`]. Arrays alone do not do: the compiler vectorises across the
+//! registers of a sweep instead of across their lanes.
+
+use super::lanes::{Chunk, Lanes};
+
+/// An instruction set, proven to be there by the value.
+pub(crate) trait Isa: Copy {
+    /// Sixteen f32.
+    type Vector: Copy;
+    fn load(self, lanes: &Lanes) -> Self::Vector;
+    fn store(self, v: Self::Vector) -> Lanes;
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a·b + c`
+    fn fma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `c − a·b`
+    fn fnma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `a` in the lanes of `mask`, `b` elsewhere.
+    fn select(self, mask: u32, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+}
+
+/// Any machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+impl Isa for Portable {
+    type Vector = Lanes;
+
+    #[inline(always)]
+    fn load(self, lanes: &Lanes) -> Lanes {
+        *lanes
+    }
+
+    #[inline(always)]
+    fn store(self, v: Lanes) -> Lanes {
+        v
+    }
+
+    #[inline(always)]
+    fn add(self, a: Lanes, b: Lanes) -> Lanes {
+        a.add(b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Lanes, b: Lanes) -> Lanes {
+        a.sub(b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Lanes, b: Lanes) -> Lanes {
+        a.mul(b)
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        a.fma(b, c)
+    }
+
+    #[inline(always)]
+    fn fnma(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        a.fnma(b, c)
+    }
+
+    #[inline(always)]
+    fn select(self, mask: u32, a: Lanes, b: Lanes) -> Lanes {
+        a.select(mask, b)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Isa, Lanes};
+    use pulp::x86::{V3, V4};
+    use pulp::{Simd, b16, cast, f32x8, f32x16};
+
+    impl Isa for V4 {
+        type Vector = f32x16;
+
+        #[inline(always)]
+        fn load(self, lanes: &Lanes) -> f32x16 {
+            cast(lanes.0)
+        }
+
+        #[inline(always)]
+        fn store(self, v: f32x16) -> Lanes {
+            Lanes(cast(v))
+        }
+
+        #[inline(always)]
+        fn add(self, a: f32x16, b: f32x16) -> f32x16 {
+            self.add_f32s(a, b)
+        }
+
+        #[inline(always)]
+        fn sub(self, a: f32x16, b: f32x16) -> f32x16 {
+            self.sub_f32s(a, b)
+        }
+
+        #[inline(always)]
+        fn mul(self, a: f32x16, b: f32x16) -> f32x16 {
+            self.mul_f32s(a, b)
+        }
+
+        #[inline(always)]
+        fn fma(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
+            self.mul_add_f32s(a, b, c)
+        }
+
+        #[inline(always)]
+        fn fnma(self, a: f32x16, b: f32x16, c: f32x16) -> f32x16 {
+            self.negate_mul_add_f32s(a, b, c)
+        }
+
+        #[inline(always)]
+        fn select(self, mask: u32, a: f32x16, b: f32x16) -> f32x16 {
+            self.select_f32s(b16(mask as u16), a, b)
+        }
+    }
+
+    impl Isa for V3 {
+        type Vector = [f32x8; 2];
+
+        #[inline(always)]
+        fn load(self, lanes: &Lanes) -> [f32x8; 2] {
+            cast(lanes.0)
+        }
+
+        #[inline(always)]
+        fn store(self, v: [f32x8; 2]) -> Lanes {
+            Lanes(cast(v))
+        }
+
+        #[inline(always)]
+        fn add(self, a: [f32x8; 2], b: [f32x8; 2]) -> [f32x8; 2] {
+            [self.add_f32s(a[0], b[0]), self.add_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn sub(self, a: [f32x8; 2], b: [f32x8; 2]) -> [f32x8; 2] {
+            [self.sub_f32s(a[0], b[0]), self.sub_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn mul(self, a: [f32x8; 2], b: [f32x8; 2]) -> [f32x8; 2] {
+            [self.mul_f32s(a[0], b[0]), self.mul_f32s(a[1], b[1])]
+        }
+
+        #[inline(always)]
+        fn fma(self, a: [f32x8; 2], b: [f32x8; 2], c: [f32x8; 2]) -> [f32x8; 2] {
+            [self.mul_add_f32s(a[0], b[0], c[0]), self.mul_add_f32s(a[1], b[1], c[1])]
+        }
+
+        #[inline(always)]
+        fn fnma(self, a: [f32x8; 2], b: [f32x8; 2], c: [f32x8; 2]) -> [f32x8; 2] {
+            [self.negate_mul_add_f32s(a[0], b[0], c[0]), self.negate_mul_add_f32s(a[1], b[1], c[1])]
+        }
+
+        #[inline(always)]
+        fn select(self, mask: u32, a: [f32x8; 2], b: [f32x8; 2]) -> [f32x8; 2] {
+            cast(Lanes(cast(a)).select(mask, Lanes(cast(b))).0)
+        }
+    }
+}
+
+/// Work written for any instruction set.
+pub(crate) trait Routine {
+    fn run<S: Isa>(self, isa: S);
+}
+
+/// Runs a routine on the best instruction set of this machine.
+pub(crate) fn dispatch(routine: impl Routine) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use pulp::Simd;
+        if let Some(isa) = pulp::x86::V4::try_new() {
+            return isa.vectorize(On(routine, isa));
+        }
+        if let Some(isa) = pulp::x86::V3::try_new() {
+            return isa.vectorize(On(routine, isa));
+        }
+    }
+    pulp::Arch::new().dispatch(On(routine, Portable));
+}
+
+struct On<R, S>(R, S);
+
+impl<R: Routine, S: Isa> pulp::NullaryFnOnce for On<R, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.0.run(self.1);
+    }
+}
+
+/// Sixteen f32 in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Real<S: Isa> {
+    isa: S,
+    v: S::Vector,
+}
+
+/// Sixteen complex numbers in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Complex<S: Isa> {
+    pub(crate) re: Real<S>,
+    pub(crate) im: Real<S>,
+}
+
+impl<S: Isa> Real<S> {
+    #[inline(always)]
+    pub(crate) fn load(isa: S, lanes: &Lanes) -> Self {
+        Self { isa, v: isa.load(lanes) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store(self) -> Lanes {
+        self.isa.store(self.v)
+    }
+
+    #[inline(always)]
+    pub(crate) fn zero(isa: S) -> Self {
+        Self::load(isa, &Lanes::ZERO)
+    }
+
+    #[inline(always)]
+    pub(crate) fn add(self, b: Self) -> Self {
+        Self { isa: self.isa, v: self.isa.add(self.v, b.v) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn sub(self, b: Self) -> Self {
+        Self { isa: self.isa, v: self.isa.sub(self.v, b.v) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn negated(self) -> Self {
+        Self::zero(self.isa).sub(self)
+    }
+
+    #[inline(always)]
+    pub(crate) fn mul(self, b: Self) -> Self {
+        Self { isa: self.isa, v: self.isa.mul(self.v, b.v) }
+    }
+
+    /// `self·b + c`
+    #[inline(always)]
+    pub(crate) fn fma(self, b: Self, c: Self) -> Self {
+        Self { isa: self.isa, v: self.isa.fma(self.v, b.v, c.v) }
+    }
+
+    /// `c − self·b`
+    #[inline(always)]
+    pub(crate) fn fnma(self, b: Self, c: Self) -> Self {
+        Self { isa: self.isa, v: self.isa.fnma(self.v, b.v, c.v) }
+    }
+
+    /// Lane i takes lane `i ^ flip`.
+    #[inline(always)]
+    pub(crate) fn flipped(self, flip: u32) -> Self {
+        if flip == 0 { self } else { Self::load(self.isa, &self.store().flipped(flip)) }
+    }
+
+    /// `self` in the lanes of `mask`, `other` elsewhere.
+    #[inline(always)]
+    pub(crate) fn select(self, mask: u32, other: Self) -> Self {
+        Self { isa: self.isa, v: self.isa.select(mask, self.v, other.v) }
+    }
+}
+
+impl<S: Isa> Complex<S> {
+    #[inline(always)]
+    pub(crate) fn load(isa: S, chunk: &Chunk) -> Self {
+        Self { re: Real::load(isa, &chunk.re), im: Real::load(isa, &chunk.im) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store(self) -> Chunk {
+        Chunk { re: self.re.store(), im: self.im.store() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn zero(isa: S) -> Self {
+        Self { re: Real::zero(isa), im: Real::zero(isa) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn conj(self) -> Self {
+        Self { re: self.re, im: self.im.negated() }
+    }
+
+    /// `c · self` for a complex factor per lane.
+    #[inline(always)]
+    pub(crate) fn times(self, c: Self) -> Self {
+        Self { re: c.im.fnma(self.im, c.re.mul(self.re)), im: c.im.fma(self.re, c.re.mul(self.im)) }
+    }
+
+    /// `conj(c)·self`
+    #[inline(always)]
+    pub(crate) fn times_conj(self, c: Self) -> Self {
+        Self { re: c.im.fma(self.im, c.re.mul(self.re)), im: c.im.fnma(self.re, c.re.mul(self.im)) }
+    }
+
+    /// `self + c·x`
+    #[inline(always)]
+    pub(crate) fn plus_times(self, c: Self, x: Self) -> Self {
+        Self { re: c.im.fnma(x.im, c.re.fma(x.re, self.re)), im: c.im.fma(x.re, c.re.fma(x.im, self.im)) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn flipped(self, flip: u32) -> Self {
+        Self { re: self.re.flipped(flip), im: self.im.flipped(flip) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn select(self, mask: u32, other: Self) -> Self {
+        Self { re: self.re.select(mask, other.re), im: self.im.select(mask, other.im) }
+    }
+}
+
+/// The coefficients of one operation.
+#[derive(Clone, Copy)]
+pub(crate) struct Coefficients<'a, S> {
+    pub(crate) isa: S,
+    pub(crate) lanes: &'a [Lanes],
+}
+
+impl<S: Isa> Coefficients<'_, S> {
+    #[inline(always)]
+    pub(crate) fn real(&self, at: usize) -> Real<S> {
+        Real::load(self.isa, &self.lanes[at])
+    }
+
+    /// The complex number in vectors `at` and `at + 1`.
+    #[inline(always)]
+    pub(crate) fn complex(&self, at: usize) -> Complex<S> {
+        Complex { re: self.real(at), im: self.real(at + 1) }
+    }
+}
