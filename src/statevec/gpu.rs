@@ -107,6 +107,7 @@ impl GpuPlan {
     }
 
     /// Bytes that one launch of the circuit kernel loads from and stores to global memory on CUDA.
+    #[cfg(all(test, feature = "emulator"))]
     pub(crate) fn traffic(&self, at: usize, samples: u64, qubits: usize, observables: u64) -> (u64, u64) {
         let launch = &self.launches[at];
         let segments = self.program.segments.iter().skip_while(|segment| segment.first != launch.first);
@@ -117,8 +118,8 @@ impl GpuPlan {
             let strings = self.program.words[segment.first as usize + 3];
             measured += if segment.measures { u64::from(strings) } else { 0 };
         }
-        let states = 8 * samples << self.program.bits;
-        let logical = 8 * samples << qubits;
+        let states = (8 * samples) << self.program.bits;
+        let logical = (8 * samples) << qubits;
         let loads = match launch.source {
             Source::ZeroState => 0,
             Source::Initial => logical,

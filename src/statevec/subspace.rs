@@ -39,6 +39,7 @@ impl Subspace {
         self.reduce(vector) == 0
     }
 
+    #[cfg(test)]
     pub(crate) fn dimension(&self) -> usize {
         self.echelon.len()
     }

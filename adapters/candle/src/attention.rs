@@ -32,7 +32,7 @@ impl Default for Attention {
 impl Attention {
     /// Calls `f` with the options in gatewarp's form.
     pub(crate) fn with_options<R>(&self, f: impl FnOnce(&AttentionOptions<'_>) -> Result<R>) -> Result<R> {
-        let kv_len = self.kv_len.as_ref().map(|len| TensorRef::from_slice(&**len, &[len.len()])).transpose();
+        let kv_len = self.kv_len.as_ref().map(|len| TensorRef::from_slice(len, &[len.len()])).transpose();
         f(&AttentionOptions {
             scale: self.scale,
             causal: self.causal,

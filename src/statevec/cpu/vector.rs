@@ -174,7 +174,6 @@ pub(crate) trait Routine {
 pub(crate) fn dispatch(routine: impl Routine) {
     #[cfg(target_arch = "x86_64")]
     {
-        use pulp::Simd;
         if let Some(isa) = pulp::x86::V4::try_new() {
             return isa.vectorize(On(routine, isa));
         }
