@@ -256,13 +256,12 @@ fn lists_are_checked(scene: &mut Scene) -> std::result::Result<(), String> {
         }
     }
     // A list on a device that is neither the host nor the inputs' own.
-    if let Ok(third) = Device::cuda_emulated(gatewarp::Schedule::Reversed) {
-        if !third.is_same(&device) {
-            let list =
-                Tensor::from_slice(&third, &[1i32; BATCH], &[BATCH]).map_err(|error| error.to_string())?;
-            let options = AttentionOptions { kv_len: Some(list.view()), ..AttentionOptions::default() };
-            refused("kv_len on a third device", scene.forward(&options), Want::Device("kv_len"))?;
-        }
+    if let Some(third) =
+        Device::cuda_emulated(gatewarp::Schedule::Reversed).ok().filter(|third| !third.is_same(&device))
+    {
+        let list = Tensor::from_slice(&third, &[1i32; BATCH], &[BATCH]).map_err(|error| error.to_string())?;
+        let options = AttentionOptions { kv_len: Some(list.view()), ..AttentionOptions::default() };
+        refused("kv_len on a third device", scene.forward(&options), Want::Device("kv_len"))?;
     }
     Ok(())
 }

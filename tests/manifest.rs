@@ -127,25 +127,71 @@ fn every_kernel_file_has_a_row() {
     }
 }
 
+/// A kernel's file and the headers it includes from this folder, without comments and line continuations.
+fn cuda_text(file: &str) -> String {
+    let read = |file: &str| {
+        let path = format!("{}/kernels/{file}", env!("CARGO_MANIFEST_DIR"));
+        code(&std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
+    };
+    let text = read(file);
+    let included = text.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix('"'));
+    let headers: String = included.filter(|name| name.contains('/')).map(read).collect();
+    (headers + &text).replace("\\\n", "\n")
+}
+
+/// The value of a constant expression of the kind block sizes are written in: a product of numbers and `constexpr` names.
+fn constant(text: &str, expression: &str) -> Option<u32> {
+    expression.split('*').try_fold(1, |product, factor| {
+        let name = factor.rsplit("::").next()?.trim();
+        let value = match name.parse() {
+            Ok(number) => number,
+            Err(_) => {
+                let definition = text.split("constexpr ").find_map(|rest| {
+                    let (declared, value) = rest.split_once(';')?.0.split_once('=')?;
+                    (declared.split_whitespace().last() == Some(name)).then_some(value)
+                })?;
+                constant(text, definition)?
+            }
+        };
+        Some(product * value)
+    })
+}
+
+/// Whether `entry` is a name written as `pattern`, in which `##D` stands for a macro's argument.
+fn is_written_as(entry: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split("##");
+    let Some(mut rest) = parts.next().and_then(|first| entry.strip_prefix(first)) else { return false };
+    for part in parts {
+        let is_argument = part.chars().all(|c| c.is_ascii_uppercase());
+        let length = if is_argument {
+            rest.chars().take_while(char::is_ascii_alphanumeric).count()
+        } else {
+            part.len()
+        };
+        if length == 0 || !(is_argument || rest.starts_with(part)) {
+            return false;
+        }
+        rest = &rest[length..];
+    }
+    rest.is_empty()
+}
+
 /// What a `.cu` file says of an entry: threads a block and parameter names.
 fn signature(kernel: &CudaKernel) -> Option<(u32, Vec<String>)> {
-    let text = code(kernel.source);
-    let at = text.match_indices(kernel.entry).map(|(at, _)| at).find(|&at| {
-        let before = text[..at].trim_end();
-        let after = text[at + kernel.entry.len()..].trim_start();
-        after.starts_with('(') && before.ends_with(')') && before.rfind("GW_KERNEL(").is_some()
-    })?;
-    let head = &text[text[..at].rfind("GW_KERNEL(")? + "GW_KERNEL(".len()..at];
-    let block = head.split([',', ')']).next()?.trim().parse().ok()?;
-    let list = &text[at + kernel.entry.len()..];
-    let list = &list[list.find('(')? + 1..list.find(')')?];
-    let name = |parameter: &str| {
-        parameter
-            .rsplit(|c: char| !c.is_alphanumeric() && c != '_')
-            .find(|w| !w.is_empty())
-            .map(str::to_owned)
-    };
-    Some((block, list.split(',').filter_map(name).collect()))
+    let text = cuda_text(kernel.file);
+    text.split("GW_KERNEL(").skip(1).find_map(|rest| {
+        let (head, rest) = rest.split_once(')')?;
+        let (name, rest) = rest.split_once('(')?;
+        if !is_written_as(kernel.entry, name.trim()) {
+            return None;
+        }
+        let words = |parameter: &str| -> Option<String> {
+            let mut words = parameter.split(|c: char| !c.is_alphanumeric() && c != '_');
+            words.rfind(|word| !word.is_empty()).map(str::to_owned)
+        };
+        let (parameters, _) = rest.split_once(')')?;
+        Some((constant(&text, head.split(',').next()?)?, parameters.split(',').filter_map(words).collect()))
+    })
 }
 
 #[test]
@@ -191,6 +237,24 @@ fn the_emulator_has_every_kernel_with_the_arguments_of_its_row() {
         assert_eq!(kernel.argument_sizes, arguments, "argument sizes of {}", kernel.entry);
         assert_eq!(kernel.source, format!("kernels/{}", row.file), "file of {}", kernel.entry);
     }
+}
+
+#[test]
+fn kernel_texts_are_read_as_the_compiler_reads_them() {
+    assert!(
+        is_written_as("f_d32", "f_d##D")
+            && is_written_as("f_d32", "f_d32")
+            && is_written_as("f_2_x", "f_##D##_x")
+    );
+    assert!(
+        !is_written_as("f_d", "f_d##D")
+            && !is_written_as("f_d32", "f_d")
+            && !is_written_as("g_d32", "f_d##D")
+    );
+    let text = "constexpr int X = 8; constexpr int THREADS = X * 16;";
+    assert_eq!(constant(text, " a::THREADS"), Some(128));
+    assert_eq!(constant(text, "64"), Some(64));
+    assert_eq!(constant(text, "Y"), None);
 }
 
 /// The checks themselves see a difference in every field.

@@ -52,7 +52,8 @@ pub struct AttentionOptions<'a> {
 
 /// The (sample, head) pairs a launch covers, all in device memory: nothing here is read by the host.
 ///
-/// A pair is numbered `b·heads + h`. Rows of other pairs are not written and their q, k, v are not read.
+/// A pair is numbered `b·heads + h`. Of other pairs q, k and v are not read, `o`, `lse` and `drow_scale` are not written, and
+/// their share of dq, dk and dv is 0.
 #[derive(Clone, Debug)]
 pub struct ActiveHeads<'a> {
     /// `[batch · q_heads]` u32: the active pairs, ascending, then the others.

@@ -2,8 +2,10 @@
 
 use super::Failure;
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::{Layout, Tensor, TensorMut, TensorRef};
+use num_complex::Complex32;
 
 /// Fills outputs before a launch: a NaN that no computation produces.
 const POISON: u32 = 0x7fc1_2345;
@@ -19,12 +21,24 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// An f32 output.
     pub(super) fn new(device: &Device, shape: &[usize]) -> Result<Self> {
+        Self::of(device, DType::F32, shape)
+    }
+
+    /// An output of f32 or c64 elements.
+    pub(super) fn of(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
         let dense = Layout::contiguous(shape)?;
         let layout = Layout::new(shape, dense.strides(), MARGIN)?;
-        let mut words = vec![f32::from_bits(GUARD); dense.len() + 2 * MARGIN];
-        words[MARGIN..MARGIN + dense.len()].fill(f32::from_bits(POISON));
-        Ok(Self { memory: Tensor::from_slice(device, &words, &[words.len()])?, layout })
+        let (words, count) = (dtype.size() / size_of::<f32>(), dense.len() + 2 * MARGIN);
+        let mut memory = vec![f32::from_bits(GUARD); count * words];
+        memory[MARGIN * words..(MARGIN + dense.len()) * words].fill(f32::from_bits(POISON));
+        let memory = if dtype == DType::C64 {
+            Tensor::from_slice::<Complex32>(device, bytemuck::cast_slice(&memory), &[count])?
+        } else {
+            Tensor::from_slice(device, &memory, &[count])?
+        };
+        Ok(Self { memory, layout })
     }
 
     pub(super) fn view(&self) -> Result<TensorRef<'_>> {
@@ -35,17 +49,21 @@ impl Output {
         self.memory.view_mut().with_layout(self.layout)
     }
 
-    /// The elements, after checking that nothing was written around them. An unwritten one is still poison, which
+    /// The elements (re and im of complex ones), after checking that nothing was written around them. An unwritten one is still poison, which
     /// [`Comparison::check`] recognises.
     pub(super) fn read(&self, name: &str) -> std::result::Result<Vec<f32>, Failure> {
-        let memory: Vec<f32> = self.memory.to_vec()?;
-        let end = MARGIN + self.layout.len();
-        let outside = (0..MARGIN).chain(end..memory.len());
-        match outside.into_iter().find(|&at| memory[at].to_bits() != GUARD) {
+        let memory: Vec<f32> = if self.memory.dtype() == DType::C64 {
+            bytemuck::cast_slice(&self.memory.to_vec::<Complex32>()?).to_vec()
+        } else {
+            self.memory.to_vec()?
+        };
+        let words = self.memory.dtype().size() / size_of::<f32>();
+        let (start, end) = (MARGIN * words, (MARGIN + self.layout.len()) * words);
+        match (0..start).chain(end..memory.len()).find(|&at| memory[at].to_bits() != GUARD) {
             Some(at) => Err(Failure::Wrong(format!(
-                "{name}: word {at} of the allocation, outside {MARGIN}..{end}, was written"
+                "{name}: word {at} of the allocation, outside {start}..{end}, was written"
             ))),
-            None => Ok(memory[MARGIN..end].to_vec()),
+            None => Ok(memory[start..end].to_vec()),
         }
     }
 }
@@ -100,6 +118,29 @@ impl Comparison {
     }
 }
 
+impl Comparison {
+    /// Compares a state, given as (re, im) pairs, by ‖got − want‖₂. `want` is finite.
+    pub(super) fn check_norm(
+        &mut self,
+        name: &str,
+        got: &[f32],
+        want: &[f64],
+        tolerance: f64,
+    ) -> std::result::Result<(), Failure> {
+        if got.len() != want.len() {
+            return Err(Failure::Wrong(format!("{name}: {} numbers, expected {}", got.len(), want.len())));
+        }
+        // Poison and any other number that is not finite make the sum so too.
+        let square: f64 = got.iter().zip(want).map(|(&got, want)| (f64::from(got) - want).powi(2)).sum();
+        let share = square.sqrt() / tolerance;
+        if share <= 1.0 {
+            self.worst = self.worst.max(share);
+            return Ok(());
+        }
+        Err(Failure::Wrong(format!("{name} is off by {:e} in norm, allowed {tolerance:e}", square.sqrt())))
+    }
+}
+
 fn share_of_tolerance(got: f64, want: Expected) -> f64 {
     if got.is_finite() && want.value.is_finite() {
         let error = (got - want.value).abs();
@@ -128,6 +169,19 @@ mod tests {
         );
         assert!(!accepts(f32::INFINITY, 1.0, f64::INFINITY) && !accepts(1.5, 1.0, f64::NAN));
         assert!(Comparison::default().check("x", &[1.0], &[]).is_err());
+    }
+
+    #[test]
+    fn states_are_compared_in_norm() {
+        let accepts = |got: &[f32], tolerance| {
+            Comparison::default().check_norm("x", got, &[0.0, 0.0], tolerance).is_ok()
+        };
+        assert!(accepts(&[3.0, 4.0], 5.0) && !accepts(&[3.0, 4.0], 4.9));
+        assert!(
+            !accepts(&[f32::NAN, 0.0], 5.0) && !accepts(&[f32::INFINITY, 0.0], 5.0) && !accepts(&[0.0], 5.0)
+        );
+        let poison = Output::of(&Device::cpu(), DType::C64, &[1]).unwrap().read("x").unwrap();
+        assert!(poison.len() == 2 && !accepts(&poison, 5.0));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod attention;
 mod compare;
 mod random;
+mod statevec;
 mod task_heads;
 
 use crate::device::Device;
@@ -26,7 +27,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cases: 24, seed: 0, filter: None }
+        Self { cases: 48, seed: 0, filter: None }
     }
 }
 
@@ -165,7 +166,7 @@ impl From<Error> for Failure {
 }
 
 /// Every operation, in the order they are run. Another operation's cases are another file and another row.
-const OPERATIONS: &[&[Operation]] = &[attention::OPERATIONS, task_heads::OPERATIONS];
+const OPERATIONS: &[&[Operation]] = &[attention::OPERATIONS, task_heads::OPERATIONS, statevec::OPERATIONS];
 
 fn all() -> impl Iterator<Item = &'static Operation> {
     OPERATIONS.iter().copied().flatten()

@@ -1,7 +1,7 @@
 //! A launch over some (sample, head) pairs, with its rows scaled.
 
 use crate::launch::{Launch, check_backward, check_forward};
-use crate::support::attention_case::{Case, Data, Stream, non_empty_case, widen};
+use crate::support::attention_case::{Case, Data, Stream, masked_case, non_empty_case, widen};
 use crate::support::compare::same_bits;
 use crate::support::devices::TestDevice;
 use crate::support::property::{CASES, check};
@@ -87,7 +87,7 @@ pub fn active_heads_are_the_dense_rows(device: &TestDevice) -> Result<(), String
 }
 
 pub fn row_scales_multiply_active_rows(device: &TestDevice) -> Result<(), String> {
-    check("row_scales_multiply_active_rows", device, CASES, &non_empty_case(), |handle, case| {
+    check("row_scales_multiply_active_rows", device, CASES, &masked_case(), |handle, case| {
         let mut data = case.data();
         deactivate(&mut data, case);
         let rows = data.grad_lse.len();
@@ -99,6 +99,12 @@ pub fn row_scales_multiply_active_rows(device: &TestDevice) -> Result<(), String
             }
         }
         data.problem.row_scale = Some(widen(&scales));
+        if random.one_in(2) {
+            // A value that some rows see and others do not: the derivative by the row scale must not mix them up.
+            let at = random.below(data.v.len());
+            data.v[at] = f32::NAN;
+            data.refresh();
+        }
         let (run, gradients) = Launch::new(handle, &data, case.seed).both()?;
         check_forward(&run, &data.problem, &data.problem.forward())?;
         let want = data.problem.backward(&widen(&data.grad_o), Some(&widen(&data.grad_lse)));

@@ -1,12 +1,11 @@
 //! Against the f64 oracle.
 
 use crate::launch::{Launch, check_backward, check_forward};
-use crate::support::attention_case::{Case, Data, Offset, Stream, any_case, non_empty_case, widen};
+use crate::support::attention_case::{Case, Data, Offset, Stream, any_case, masked_case, widen};
 use crate::support::devices::TestDevice;
 use crate::support::property::{CASES, check};
 use crate::support::random::Random;
 use gatewarp::Device;
-use proptest::strategy::Strategy;
 
 fn forward(device: &Device, data: &Data, seed: u64) -> Result<(), String> {
     let run = Launch::new(device, data, seed).forward()?;
@@ -29,14 +28,6 @@ pub fn forward_is_the_formula(device: &TestDevice) -> Result<(), String> {
 pub fn backward_is_the_formula(device: &TestDevice) -> Result<(), String> {
     check("backward_is_the_formula", device, CASES, &any_case(), |handle, case| {
         both(handle, &case.data(), case.seed)
-    })
-}
-
-/// Problems where some query does not see some key.
-fn masked_case() -> impl Strategy<Value = Case> {
-    non_empty_case().prop_map(|mut case| {
-        case.causal |= !case.own_lengths;
-        case
     })
 }
 

@@ -328,3 +328,11 @@ pub fn non_empty_case() -> impl Strategy<Value = Case> {
         3 => small().prop_map(at_least_one).boxed(),
     ])
 }
+
+/// Problems where some query does not see some key.
+pub fn masked_case() -> impl Strategy<Value = Case> {
+    non_empty_case().prop_map(|mut case| {
+        case.causal |= !case.own_lengths;
+        case
+    })
+}

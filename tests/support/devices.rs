@@ -33,7 +33,7 @@ pub enum Slot {
 }
 
 impl TestDevice {
-    fn new(name: String, handles: Vec<Device>) -> Slot {
+    fn slot(name: String, handles: Vec<Device>) -> Slot {
         Slot::Found(Arc::new(Self { name, handles, reports: RwLock::new(()) }))
     }
 
@@ -50,14 +50,14 @@ impl TestDevice {
 
 /// Looks for the CPU, every wgpu adapter (software ones too), the CUDA emulator under its three schedules, and CUDA hardware.
 pub fn all() -> Vec<Slot> {
-    let mut slots = vec![TestDevice::new("cpu".into(), vec![Device::cpu()])];
+    let mut slots = vec![TestDevice::slot("cpu".into(), vec![Device::cpu()])];
     let report = Device::list();
     for (backend, name) in [(Backend::Wgpu, "wgpu"), (Backend::Cuda, "cuda")] {
         let mut reason = format!("no {name} device");
         let before = slots.len();
         for candidate in report.candidates.iter().filter(|c| c.backend == backend) {
             match (&candidate.unavailable, candidate.spec.parse()) {
-                (None, Ok(device)) => slots.push(TestDevice::new(candidate.spec.clone(), vec![device])),
+                (None, Ok(device)) => slots.push(TestDevice::slot(candidate.spec.clone(), vec![device])),
                 (None, Err(error)) => reason = error.to_string(),
                 (Some(why), _) => reason.clone_from(why),
             }
@@ -68,7 +68,7 @@ pub fn all() -> Vec<Slot> {
     }
     let schedules = [Schedule::InOrder, Schedule::Reversed, Schedule::Random(7)];
     match schedules.into_iter().map(Device::cuda_emulated).collect::<Result<Vec<_>, _>>() {
-        Ok(handles) => slots.push(TestDevice::new("cuda-emulated".into(), handles)),
+        Ok(handles) => slots.push(TestDevice::slot("cuda-emulated".into(), handles)),
         Err(error) => slots.push(Slot::Missing { name: "cuda-emulated", reason: error.to_string() }),
     }
     slots

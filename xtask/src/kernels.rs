@@ -5,7 +5,9 @@ use crate::occupancy::resident_blocks;
 use crate::{Outcome, ptxas, workspace};
 use gatewarp::manifest::{self, CudaKernel};
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What becomes of the portable PTX.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,14 +33,13 @@ pub fn run(library: &Path, ptx: Ptx) -> Outcome {
     println!("NVRTC {major}.{minor}, {}", library.display());
     let mut faults = Vec::new();
     let mut entries = 0;
-    for file in sources()? {
-        let source = Source::read(&file)?;
-        println!("{}", source.name);
-        match source.compile(&nvrtc).and_then(|reports| source.portable(&nvrtc, ptx).map(|()| reports)) {
+    for (name, compiled) in compile_all(&nvrtc, &sources()?, ptx) {
+        println!("{name}");
+        match compiled {
             Ok(reports) => {
-                entries += print_table(&source.name, &reports);
-                faults.extend(faults_of(&source.name, &reports));
-                faults.extend(unlike_manifest(&source.name, &reports));
+                entries += print_table(&name, &reports);
+                faults.extend(faults_of(&name, &reports));
+                faults.extend(unlike_manifest(&name, &reports));
             }
             Err(message) => faults.push(message),
         }
@@ -59,8 +60,33 @@ pub fn run(library: &Path, ptx: Ptx) -> Outcome {
     Err(format!("{} faults in CUDA kernels:\n  {}", faults.len(), faults.join("\n  ")))
 }
 
-/// Every `.cu` below [`FOLDERS`], in order.
-fn sources() -> Outcome<Vec<PathBuf>> {
+/// Compiles all sources, several at a time; what came of each, by name, in order.
+fn compile_all(nvrtc: &Nvrtc, sources: &[Source], ptx: Ptx) -> Vec<(String, Outcome<Reports>)> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let reports =
+                source.compile(nvrtc).and_then(|reports| source.portable(nvrtc, ptx).map(|()| reports));
+            done.push((source.name.clone(), reports));
+        }
+        done
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut all: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        // A worker panics only where this program is wrong, and then takes it down as it would have alone.
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+/// Every `.cu` below [`FOLDERS`].
+fn sources() -> Outcome<Vec<Source>> {
     let mut files = Vec::new();
     for folder in FOLDERS.map(|folder| workspace::root().join(folder)) {
         if folder.is_dir() {
@@ -68,8 +94,7 @@ fn sources() -> Outcome<Vec<PathBuf>> {
                 .map_err(|error| format!("cannot list {}: {error}", folder.display()))?;
         }
     }
-    files.sort();
-    Ok(files)
+    files.iter().map(|file| Source::read(file)).collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {

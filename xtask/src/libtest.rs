@@ -57,6 +57,9 @@ pub struct Output {
     pub tally: Tally,
     /// How many closing lines there were; 0 means that the program died before its end.
     pub closings: usize,
+    /// Devices that the suite did not find, and why: `tests/support/devices.rs` prints a line for each, because
+    /// libtest-mimic prints no reasons.
+    pub absent: Vec<(String, String)>,
 }
 
 impl Output {
@@ -67,8 +70,30 @@ impl Output {
             self.closings += 1;
         } else if let Some(case) = case(line) {
             self.cases.push(case);
+        } else if let Some(absent) = absent(line) {
+            self.absent.push(absent);
         }
     }
+
+    /// The skipped tests with their reasons, where the harness or the suite gave one.
+    pub fn skips(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.cases.iter().filter_map(|case| self.reason(case).map(|reason| (case.name.as_str(), reason)))
+    }
+
+    /// Why `case` was skipped, if it was; empty if nobody said.
+    pub fn reason<'a>(&'a self, case: &'a Case) -> Option<&'a str> {
+        let Verdict::Skipped(given) = &case.verdict else { return None };
+        let device =
+            case.name.split_once("::").map(|(before, _)| before.rsplit(' ').next().unwrap_or(before));
+        let said = self.absent.iter().find(|(name, _)| Some(name.as_str()) == device);
+        Some(if given.is_empty() { said.map_or("", |(_, reason)| reason) } else { given })
+    }
+}
+
+/// `cuda: ignored, no NVIDIA driver`
+fn absent(line: &str) -> Option<(String, String)> {
+    let (device, reason) = line.split_once(": ignored, ")?;
+    (!device.contains(' ')).then(|| (device.to_owned(), reason.to_owned()))
 }
 
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
@@ -143,6 +168,22 @@ test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
         assert_eq!(output.cases[0].name, "[wgpu] permuting_keys");
         assert_eq!(output.cases[1].verdict, Verdict::Skipped("no NVIDIA driver".into()));
         assert_eq!(output.tally, Tally { passed: 1, failed: 0, skipped: 1 });
+    }
+
+    #[test]
+    fn a_missing_device_gives_its_tests_their_reason() {
+        let output = read(
+            "
+cuda: ignored, no NVIDIA driver
+test [missing] cuda::every_head_dim ... ignored
+test           wgpu:0::every_head_dim ... ignored
+",
+        );
+        let skips: Vec<_> = output.skips().collect();
+        assert_eq!(
+            skips,
+            [("[missing] cuda::every_head_dim", "no NVIDIA driver"), ("wgpu:0::every_head_dim", "")]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::libtest::{Output, Tally, Verdict};
 use crate::process::{self, Ending};
 use crate::{Outcome, workspace};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -92,12 +93,19 @@ impl Outing {
             .chain(self.fault.iter().map(|fault| format!("{}: {fault}", self.name)))
     }
 
-    /// Names of the skipped tests, with their reasons.
+    /// Lines that name the skipped tests with their reasons; those of one device or module share a line.
     pub fn skips(&self) -> impl Iterator<Item = String> {
-        self.output.cases.iter().filter_map(|case| match &case.verdict {
-            Verdict::Skipped(reason) if reason.is_empty() => Some(format!("{}: {}", self.name, case.name)),
-            Verdict::Skipped(reason) => Some(format!("{}: {}: {reason}", self.name, case.name)),
-            _ => None,
+        let mut groups: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for (name, reason) in self.output.skips() {
+            let group = name.rsplit_once("::").map_or(name, |(group, _)| group);
+            groups.entry((group, reason)).or_default().push(name);
+        }
+        groups.into_iter().map(|((group, reason), names)| {
+            let what = match names[..] {
+                [name] => name.to_owned(),
+                _ => format!("{} tests of {group}", names.len()),
+            };
+            format!("{}: {what}: {}", self.name, if reason.is_empty() { "no reason given" } else { reason })
         })
     }
 }
@@ -181,10 +189,12 @@ no JSON at all
     }
 
     #[test]
-    fn skips_carry_their_reason() {
-        let outing = shell(
-            "echo 'test a ... ignored, no adapter'; echo 'test result: ok. 0 passed; 0 failed; 1 ignored'",
-        );
-        assert_eq!(outing.skips().collect::<Vec<_>>(), ["suite: a: no adapter"]);
+    fn skips_carry_their_reason_and_are_grouped() {
+        let closing = "echo 'test result: ok. 0 passed; 0 failed; 3 ignored'";
+        let tests = ["a ... ignored, slow", "[missing] cuda::b ... ignored", "[missing] cuda::c ... ignored"];
+        let tests: String = tests.iter().map(|test| format!("echo 'test {test}'; ")).collect();
+        let outing = shell(&format!("echo 'cuda: ignored, no driver' >&2; {tests} {closing}"));
+        let lines: Vec<_> = outing.skips().collect();
+        assert_eq!(lines, ["suite: 2 tests of [missing] cuda: no driver", "suite: a: slow"]);
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! With p = exp(z − lse), r the row scale and δ_i = ⟨do_i, o_i⟩ − dlse_i:
 //!
-//!     dS_ij = p_ij·(r_i·⟨do_i, v_j⟩ − δ_i)·scale       dq_i = Σ_j dS_ij·k_j       dk_j = Σ_i dS_ij·q_i
-//!     dr_i  = Σ_j p_ij·⟨do_i, v_j⟩                                                 dv_j = Σ_i p_ij·r_i·do_i
+//! ```text
+//! dS_ij = p_ij·(r_i·⟨do_i, v_j⟩ − δ_i)·scale       dq_i = Σ_j dS_ij·k_j       dk_j = Σ_i dS_ij·q_i
+//! dr_i  = Σ_j p_ij·⟨do_i, v_j⟩                                                 dv_j = Σ_i p_ij·r_i·do_i
+//! ```
 //!
 //! [`QueryTile`] streams keys past a tile of queries and gives dq, dr; with `dk` or `dv` it adds the tile's share to those as
 //! well: 5 products, but the query tiles of a key head must run in order. [`KeyTile`] streams queries past a tile of keys and

@@ -18,10 +18,10 @@ pub fn document(outings: &[Outing]) -> String {
             outing.time.as_secs_f64()
         ));
         for case in &outing.output.cases {
-            let inner = match &case.verdict {
-                Verdict::Passed => String::new(),
-                Verdict::Failed => "<failure message=\"see the suite's log\"/>".to_owned(),
-                Verdict::Skipped(reason) => format!("<skipped message=\"{}\"/>", escaped(reason)),
+            let inner = match (&case.verdict, outing.output.reason(case)) {
+                (Verdict::Failed, _) => "<failure message=\"see the suite's log\"/>".to_owned(),
+                (_, Some(reason)) => format!("<skipped message=\"{}\"/>", escaped(reason)),
+                (_, None) => String::new(),
             };
             push_case(&mut text, &outing.name, &case.name, &inner);
         }

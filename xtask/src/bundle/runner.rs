@@ -133,7 +133,8 @@ fn single(suite: &str, test: &str, verdict: Verdict, time: Duration) -> Outing {
         Verdict::Failed => Tally { failed: 1, ..Tally::default() },
         Verdict::Skipped(_) => Tally { skipped: 1, ..Tally::default() },
     };
-    let output = Output { cases: vec![Case { name: test.to_owned(), verdict }], tally, closings: 1 };
+    let mut output = Output { tally, closings: 1, ..Output::default() };
+    output.cases.push(Case { name: test.to_owned(), verdict });
     Outing { name: suite.to_owned(), output, time, fault: None }
 }
 

@@ -15,6 +15,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use metrics::Summary;
 use model::{Config, Variant};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use train::{Run, Schedule, train};
 
@@ -46,7 +48,46 @@ struct Arguments {
     report: PathBuf,
 }
 
+/// The layer is small: a thread for each run beats several threads inside one, and candle's pool of spinning threads is ten times
+/// slower still when the cores are busy. A user's own setting stands.
+fn one_thread_a_run() {
+    for name in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: called first in `main`, so no other thread reads the environment.
+            unsafe { std::env::set_var(name, "1") };
+        }
+    }
+}
+
+/// `work` on every item, on `workers` threads; the results in the items' order, or the first error in it.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    workers: usize,
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        items.get(index).map(|item| (index, item))
+    };
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((index, item)) = take() {
+                    let result = work(item);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 fn main() -> Result<()> {
+    one_thread_a_run();
     let arguments = Arguments::parse();
     ensure!(
         arguments.steps > 0 && arguments.batch > 0 && arguments.seeds > 0,
@@ -73,14 +114,14 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let bar = ProgressBar::new(arguments.seeds * 4 * arguments.steps as u64);
     bar.set_style(ProgressStyle::with_template("{msg:28} {bar:40} {percent:>3}%  {elapsed} (left {eta})")?);
-    let mut runs = Vec::new();
     // Seeds outside, variants inside: a machine that slows down slows all variants alike.
-    for seed in 1..=arguments.seeds {
-        for variant in Variant::ALL {
-            bar.set_message(variant.name(&config));
-            runs.push(train(variant, &config, &data, &schedule, seed, || bar.inc(1))?);
-        }
-    }
+    let plan: Vec<(u64, Variant)> =
+        (1..=arguments.seeds).flat_map(|seed| Variant::ALL.map(|variant| (seed, variant))).collect();
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(plan.len());
+    bar.set_message(format!("{} runs, {workers} at a time", plan.len()));
+    let runs = in_parallel(&plan, workers, |&(seed, variant)| {
+        train(variant, &config, &data, &schedule, seed, || bar.inc(1))
+    })?;
     bar.finish_and_clear();
     let rows: Vec<Row> = Variant::ALL.into_iter().map(|v| Row::new(v, &config, &runs, &data)).collect();
     print_table(&rows, &data);

@@ -43,7 +43,7 @@ pub fn train(
     data: &Data,
     schedule: &Schedule,
     seed: u64,
-    mut progress: impl FnMut(),
+    progress: impl Fn(),
 ) -> Result<Run> {
     let model = Model::new(variant, config, &data.info, seed)?;
     let mut optimiser =
