@@ -77,9 +77,13 @@ impl<'a> Values<'a> {
             return Ok(Self::Borrowed(tensor.clone()));
         }
         let (values, _) = host::<f32>(tensor);
-        if let Some(bad) =
-            tensor.layout().indices().map(|i| values[i - tensor.layout().offset()]).find(|v| !v.is_finite())
-        {
+        let bad = if tensor.layout().is_contiguous() {
+            values.iter().copied().find(|value| !value.is_finite())
+        } else {
+            let first = tensor.layout().offset();
+            tensor.layout().indices().map(|i| values[i - first]).find(|value| !value.is_finite())
+        };
+        if let Some(bad) = bad {
             return Err(Error::argument(op, arg, format!("holds {bad}, which is not finite")));
         }
         if device.backend() == Backend::Cpu {

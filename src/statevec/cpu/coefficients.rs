@@ -93,21 +93,14 @@ impl Table {
     #[inline(always)]
     fn fill(&mut self, lowered: &Lowered, recipe: &Recipe, values: &Values<'_>, samples: &[usize; WIDTH]) {
         let step = &lowered.steps[recipe.steps[0]];
-        let turn = |angle: Angle, factor: f64| {
-            let mut angles = values.angles(angle, samples);
-            for angle in &mut angles {
-                *angle *= factor;
-            }
-            sin_cos(&angles)
-        };
         let out = &mut self.lanes[recipe.slot..];
         match (&step.action, recipe.code) {
             (Action::RotateReal(angle) | Action::RotateImag(angle), Code::WideReal | Code::WideImag) => {
-                let (sin, cos) = turn(*angle, 0.5);
+                let (sin, cos) = turned(values, *angle, samples, 0.5);
                 (out[0], out[1]) = (cos, sin.mul(lane_signs(recipe.role_lanes[0])));
             }
             (Action::RotateReal(angle) | Action::RotateImag(angle), _) => {
-                let (mut sin, mut cos) = turn(*angle, 0.5);
+                let (mut sin, mut cos) = turned(values, *angle, samples, 0.5);
                 // Shears amplify rounding without bound as θ/2 nears ±π: rotate by θ/2 ∓ π and keep the sign aside.
                 for l in 0..WIDTH {
                     if cos.0[l] < 0.0 {
@@ -123,16 +116,16 @@ impl Table {
                 (out[0], out[1]) = (tan.mul(signs), sin.mul(signs));
                 (out[2], out[3]) = (Lanes::ZERO.sub(out[0]), Lanes::ZERO.sub(out[1]));
                 if let Some(Action::Phase(angle)) = recipe.steps.get(1).map(|&s| &lowered.steps[s].action) {
-                    let (sin, cos) = turn(*angle, 1.0);
+                    let (sin, cos) = turned(values, *angle, samples, 1.0);
                     (out[2], out[3]) = (cos, sin);
                 }
             }
             (Action::Phase(angle), Code::WidePhase) => {
-                let (sin, cos) = turn(*angle, 1.0);
+                let (sin, cos) = turned(values, *angle, samples, 1.0);
                 (out[0], out[1]) = (cos, sin);
             }
             (Action::Phase(angle), _) => {
-                let (sin, cos) = turn(*angle, 1.0);
+                let (sin, cos) = turned(values, *angle, samples, 1.0);
                 let ones = lane_mask(recipe.role_lanes.first().copied().unwrap_or(0));
                 // Where the parity of the rest is 0, the phase acts in the lanes whose own parity is 1.
                 (out[0], out[1]) = (cos.select(ones, Lanes::ONE), sin.select(ones, Lanes::ZERO));
@@ -194,6 +187,16 @@ impl pulp::NullaryFnOnce for Fill<'_> {
 fn varies(lowered: &Lowered, recipe: &Recipe) -> bool {
     let of = |&step: &usize| lowered.steps[step].angle().and_then(|angle| angle.of);
     recipe.steps.iter().any(|step| matches!(of(step), Some(Variable::Input(_))))
+}
+
+/// Sine and cosine of `factor ·` an angle.
+#[inline(always)]
+fn turned(values: &Values<'_>, angle: Angle, samples: &[usize; WIDTH], factor: f64) -> (Lanes, Lanes) {
+    let mut angles = values.angles(angle, samples);
+    for angle in &mut angles {
+        *angle *= factor;
+    }
+    sin_cos(&angles)
 }
 
 /// −1 in the lanes whose number has odd parity with `mask`.

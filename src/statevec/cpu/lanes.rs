@@ -1,15 +1,17 @@
 //! Sixteen f32 in the lanes of one vector: plain arrays, compiled for each instruction set by `pulp`'s dispatch.
 
+use bytemuck::Zeroable;
+
 /// Lanes of a [`Lanes`].
 pub(crate) const WIDTH: usize = 16;
 
 /// Sixteen f32.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Lanes(pub(crate) [f32; WIDTH]);
 
 /// Sixteen complex amplitudes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Chunk {
     pub(crate) re: Lanes,

@@ -29,6 +29,9 @@ pub(crate) const BATCHED_QUBITS: usize = 13;
 /// Log₂ of the amplitudes in a vector of one state.
 const LANE_BITS: usize = 4;
 
+/// Log₂ of the vectors that lie together in every tile: 2 KiB keep the prefetcher going.
+const RUN_BITS: usize = 4;
+
 /// Log₂ of the registers an adjoint sweep has for each of ψ and λ.
 const ADJOINT_REGISTER_BITS: usize = 2;
 
@@ -39,9 +42,9 @@ pub(crate) fn compile(lowered: &Lowered, qubits: usize, adjoint: bool) -> (Shape
         let bits = stored_bits(qubits);
         Shape { bits, lane_bits: 0, run_bits: 0, tile_bits: bits, register_bits }
     } else {
-        // 2¹² chunks of 128 bytes are 512 KiB; ψ and λ together keep to that. Runs of 16 chunks keep the prefetcher going.
+        // 2¹² chunks of 128 bytes are 512 KiB; ψ and λ together keep to that.
         let tile_bits = if adjoint { 11 } else { 12 };
-        Shape { bits: qubits, lane_bits: LANE_BITS, run_bits: 4, tile_bits, register_bits }
+        Shape { bits: qubits, lane_bits: LANE_BITS, run_bits: RUN_BITS, tile_bits, register_bits }
     };
     let passes = plan::passes(&lowered.steps, shape);
     let exec = Exec::new(&lowered.steps, &passes);

@@ -4,7 +4,8 @@
 use super::coefficients::Table;
 use super::exec::Trip;
 use super::lanes::{Chunk, Lanes, WIDTH};
-use super::{AngleGradients, Call, Gradient, LANE_BITS, Output, adjoint, readout, sweep};
+use super::vector::{Complex, Isa, Routine, dispatch};
+use super::{AngleGradients, Call, Gradient, LANE_BITS, Output, RUN_BITS, adjoint, readout, sweep};
 use crate::error::{Error, Result};
 use crate::statevec::lower::odd_bits;
 use crate::statevec::observables::StringGroup;
@@ -45,16 +46,36 @@ impl Shared {
     }
 }
 
-/// Calls `f(local index, chunk, lane flip)` for every chunk of the tile at `base`.
-fn for_tile(trip: &Trip, base: u32, mut f: impl FnMut(usize, usize, u32)) {
-    let lanes = (1u32 << LANE_BITS) - 1;
-    let (mut at, mut local) = (base, 0usize);
-    for step in 1..=1usize << trip.bits {
-        f(local, (at >> LANE_BITS) as usize, at & lanes);
-        let bit = step.trailing_zeros() as usize;
-        if bit < trip.bits {
-            at ^= trip.tile[bit];
-            local ^= 1 << bit;
+/// Chunks of every tile that are neighbours in the state.
+const RUN: usize = 1 << RUN_BITS;
+
+/// Copies the tile at `base` of a state into `buffer`, or back. A routine, because lanes may have to change places.
+struct CopyTile<'a> {
+    state: Shared,
+    trip: &'a Trip,
+    base: u32,
+    buffer: &'a mut [Chunk],
+    back: bool,
+}
+
+impl Routine for CopyTile<'_> {
+    #[inline(always)]
+    fn run<S: Isa>(self, isa: S) {
+        let (mut at, mut local) = (self.base, 0usize);
+        for step in 1..=1usize << (self.trip.bits - RUN_BITS) {
+            let (first, flip) = ((at >> LANE_BITS) as usize, at & ((1 << LANE_BITS) - 1));
+            for (i, slot) in self.buffer[local..local + RUN].iter_mut().enumerate() {
+                // SAFETY: the task owns this coset of the tile. A run differs from its first chunk in the low bits only.
+                let chunk = unsafe { &mut *self.state.get(first ^ i) };
+                let (from, to) = if self.back { (&*slot, chunk) } else { (&*chunk, slot) };
+                *to = Complex::load(isa, from).flipped(flip).store();
+            }
+            // Gray code over the tile's directions above the run.
+            let bit = RUN_BITS + step.trailing_zeros() as usize;
+            if bit < self.trip.bits {
+                at ^= self.trip.tile[bit];
+                local ^= 1 << bit;
+            }
         }
     }
 }
@@ -78,18 +99,12 @@ fn through_tile<const STATES: usize>(
             scratch.resize(STATES * chunks, Chunk::ZERO);
         }
         let buffer = &mut scratch[..STATES * chunks];
-        for (state, part) in states.iter().zip(buffer.chunks_mut(chunks)) {
-            for_tile(trip, base, |local, chunk, lane| {
-                // SAFETY: the task owns this coset.
-                part[local] = unsafe { *state.get(chunk) }.flipped(lane);
-            });
+        for (&state, part) in states.iter().zip(buffer.chunks_mut(chunks)) {
+            dispatch(CopyTile { state, trip, base, buffer: part, back: false });
         }
         work(buffer);
-        for (state, part) in states.iter().zip(buffer.chunks_mut(chunks)) {
-            for_tile(trip, base, |local, chunk, lane| {
-                // SAFETY: the task owns this coset.
-                unsafe { *state.get(chunk) = part[local].flipped(lane) };
-            });
+        for (&state, part) in states.iter().zip(buffer.chunks_mut(chunks)) {
+            dispatch(CopyTile { state, trip, base, buffer: part, back: true });
         }
     });
 }
@@ -97,7 +112,10 @@ fn through_tile<const STATES: usize>(
 fn run(call: &Call<'_>, table: &Table, factor: Chunk, sample: usize, state: &mut [Chunk]) {
     match call.initial {
         None => {
-            state.par_chunks_mut(1 << READOUT_BITS).for_each(|part| part.fill(Chunk::ZERO));
+            // The first sample finds fresh, zeroed memory.
+            if sample > 0 {
+                state.par_chunks_mut(1 << READOUT_BITS).for_each(|part| part.fill(Chunk::ZERO));
+            }
             (state[0].re.0[0], state[0].im.0[0]) = (factor.re.0[0], factor.im.0[0]);
         }
         Some((initial, step)) => {
@@ -136,14 +154,12 @@ fn for_samples(call: &Call<'_>, mut f: impl FnMut(usize, &mut [Chunk])) -> Resul
     Ok(())
 }
 
-/// Memory of one state.
-fn allocate(qubits: usize) -> Result<Vec<Chunk>> {
+/// Memory of one state, zeroed: fresh pages, which the threads that first use them touch.
+fn allocate(qubits: usize) -> Result<Box<[Chunk]>> {
     let chunks = 1usize << (qubits - LANE_BITS);
-    let mut state = Vec::new();
     let requested = (chunks * size_of::<Chunk>()) as u64;
-    state.try_reserve_exact(chunks).map_err(|_| Error::OutOfMemory { requested, available: 0 })?;
-    state.resize(chunks, Chunk::ZERO);
-    Ok(state)
+    bytemuck::allocation::try_zeroed_slice_box(chunks)
+        .map_err(|()| Error::OutOfMemory { requested, available: 0 })
 }
 
 pub(super) fn forward(call: &Call<'_>, output: Output<'_>) -> Result<()> {

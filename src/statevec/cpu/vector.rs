@@ -74,7 +74,7 @@ impl Isa for Portable {
 mod x86 {
     use super::{Isa, Lanes};
     use pulp::x86::{V3, V4};
-    use pulp::{Simd, b16, cast, f32x8, f32x16};
+    use pulp::{Simd as _, b16, cast, f32x8, f32x16};
 
     impl Isa for V4 {
         type Vector = f32x16;
