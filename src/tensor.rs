@@ -1,6 +1,8 @@
 //! Tensors that own their memory, and borrowed views of anybody's.
 
-use crate::device::{Buffer, Device, Kind};
+#[cfg(feature = "cuda")]
+use crate::device::Kind;
+use crate::device::{Buffer, Device};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 pub use crate::layout::{Layout, MAX_RANK};
@@ -178,14 +180,16 @@ impl Tensor {
 
     /// The whole tensor as a view that can be written.
     pub fn view_mut(&mut self) -> TensorMut<'_> {
-        if let Buffer::Cpu(buffer) = &mut self.buffer {
-            let bytes = buffer.bytes_mut();
-            let memory = Memory::Cpu { base: bytes.as_mut_ptr(), bytes: bytes.len(), borrow: PhantomData };
-            let view =
-                TensorRef { memory, device: self.device.clone(), dtype: self.dtype, layout: self.layout };
-            return TensorMut { view, _exclusive: PhantomData };
-        }
-        TensorMut { view: self.view(), _exclusive: PhantomData }
+        let memory = match &mut self.buffer {
+            Buffer::Cpu(buffer) => {
+                let bytes = buffer.bytes_mut();
+                Memory::Cpu { base: bytes.as_mut_ptr(), bytes: bytes.len(), borrow: PhantomData }
+            }
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            _ => self.view().memory,
+        };
+        let view = TensorRef { memory, device: self.device.clone(), dtype: self.dtype, layout: self.layout };
+        TensorMut { view, _exclusive: PhantomData }
     }
 
     /// Sizes of the dimensions.

@@ -4,12 +4,14 @@ mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod probe;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod status;
 #[cfg(feature = "wgpu")]
 pub(crate) mod wgpu;
 
 pub(crate) use cpu::CpuBuffer;
 pub use probe::{Candidate, DeviceReport};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub(crate) use status::{STATUS_WORDS, Status};
 
 use crate::error::{Error, Result};

@@ -70,6 +70,7 @@ impl Device {
     }
 }
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn found(backend: Backend, index: usize, name: String, software: bool) -> Candidate {
     Candidate { spec: format!("{backend}:{index}"), backend, name, software, unavailable: None }
 }
