@@ -26,10 +26,6 @@ impl Parity {
     fn not(self) -> Self {
         Self { odd: !self.odd, ..self }
     }
-
-    pub(crate) fn of(self, index: u32) -> bool {
-        odd_bits(self.mask & index) ^ self.odd
-    }
 }
 
 /// Whether a word has an odd number of ones.

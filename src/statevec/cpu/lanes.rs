@@ -124,37 +124,14 @@ impl Lanes {
 impl Chunk {
     pub(crate) const ZERO: Self = Self { re: Lanes::ZERO, im: Lanes::ZERO };
 
-    /// `c · self` for a complex factor per lane.
-    #[inline(always)]
-    pub(crate) fn times(self, c: Self) -> Self {
-        Self { re: c.im.fnma(self.im, c.re.mul(self.re)), im: c.im.fma(self.re, c.re.mul(self.im)) }
-    }
-
     /// `c · self` with every product rounded: for code outside the dispatched loops, where a fused product may be a call.
     pub(crate) fn times_rounded(self, c: Self) -> Self {
         Self { re: c.re.mul(self.re).sub(c.im.mul(self.im)), im: c.re.mul(self.im).add(c.im.mul(self.re)) }
     }
 
-    /// `self + c·x`
-    #[inline(always)]
-    pub(crate) fn plus_times(self, c: Self, x: Self) -> Self {
-        Self { re: c.im.fnma(x.im, c.re.fma(x.re, self.re)), im: c.im.fma(x.re, c.re.fma(x.im, self.im)) }
-    }
-
-    /// `conj(c)·self`
-    #[inline(always)]
-    pub(crate) fn times_conj(self, c: Self) -> Self {
-        Self { re: c.im.fma(self.im, c.re.mul(self.re)), im: c.im.fnma(self.re, c.re.mul(self.im)) }
-    }
-
     #[inline(always)]
     pub(crate) fn flipped(self, flip: u32) -> Self {
         Self { re: self.re.flipped(flip), im: self.im.flipped(flip) }
-    }
-
-    #[inline(always)]
-    pub(crate) fn select(self, mask: u32, other: Self) -> Self {
-        Self { re: self.re.select(mask, other.re), im: self.im.select(mask, other.im) }
     }
 
     /// |amplitude|² per lane.
