@@ -103,7 +103,7 @@ struct Mapping {
 fn mapping_of(segment: u32) -> Mapping {
     var base = program[segment + 4u];
     for (var i = 0u; i + 4u < params.bits; i += 1u) {
-        base ^= select(0u, program[segment + 12u + i], (thread >> i & 1u) != 0u);
+        base ^= select(0u, program[segment + 12u + i], ((thread >> i) & 1u) != 0u);
     }
     let r = vec4<u32>(program[segment + 8u], program[segment + 9u], program[segment + 10u], program[segment + 11u]);
     return Mapping(base, r);
@@ -163,10 +163,10 @@ fn cos_sin(angle: Angle) -> vec2<f32> {
 fn rotate(flip: u32, turn: vec2<f32>, roles: u32, active_registers: u32, imaginary: bool) {
     let lowest = flip & (0u - flip);
     for (var j = 0u; j < K; j += 1u) {
-        if ((j & lowest) != 0u || (active_registers >> j & 1u) == 0u) {
+        if ((j & lowest) != 0u || ((active_registers >> j) & 1u) == 0u) {
             continue;
         }
-        let s = select(turn.y, -turn.y, (roles >> j & 1u) != 0u);
+        let s = select(turn.y, -turn.y, ((roles >> j) & 1u) != 0u);
         let x = a[j];
         let y = a[j ^ flip];
         if (imaginary) {
@@ -182,10 +182,10 @@ fn rotate(flip: u32, turn: vec2<f32>, roles: u32, active_registers: u32, imagina
 fn matrix1(flip: u32, at: u32, roles: u32, active_registers: u32) {
     let lowest = flip & (0u - flip);
     for (var j = 0u; j < K; j += 1u) {
-        if ((j & lowest) != 0u || (active_registers >> j & 1u) == 0u) {
+        if ((j & lowest) != 0u || ((active_registers >> j) & 1u) == 0u) {
             continue;
         }
-        let role = roles >> j & 1u;
+        let role = (roles >> j) & 1u;
         let x = a[j];
         let y = a[j ^ flip];
         a[j] = times(entry(at + 6u * role), x) + times(entry(at + 2u + 2u * role), y);
@@ -199,12 +199,12 @@ fn matrix(width: u32, at: u32, roles_at: u32, active_registers: u32) {
     let side = 1u << width;
     var old: array<vec2<f32>, 8>;
     for (var group = 0u; group < K; group += side) {
-        if ((active_registers >> group & 1u) == 0u) {
+        if (((active_registers >> group) & 1u) == 0u) {
             continue;
         }
         var exchanged = 0u;
         for (var i = 0u; i < width; i += 1u) {
-            exchanged |= (parity_bits(roles_at + 2u * i) >> group & 1u) << i;
+            exchanged |= ((parity_bits(roles_at + 2u * i) >> group) & 1u) << i;
         }
         for (var i = 0u; i < side; i += 1u) {
             old[i] = a[group + i];
@@ -262,8 +262,8 @@ fn run_ops(segment: u32, states: u32) {
         let head = program[at];
         let slot = program[at + 1u];
         let opcode = head & 255u;
-        let flip = head >> 8u & 255u;
-        let role_count = head >> 16u & 255u;
+        let flip = (head >> 8u) & 255u;
+        let role_count = (head >> 16u) & 255u;
         let controls = head >> 24u;
         var turn = entry(at + 2u);
         if (slot != NONE) {
@@ -287,7 +287,7 @@ fn run_ops(segment: u32, states: u32) {
             rotate(flip, turn, roles, active_registers, opcode == IMAG);
         } else if (opcode == PHASE) {
             for (var j = 0u; j < K; j += 1u) {
-                if ((active_registers >> j & 1u) != 0u) {
+                if (((active_registers >> j) & 1u) != 0u) {
                     a[j] = times(turn, a[j]);
                 }
             }
@@ -302,9 +302,9 @@ fn run_ops(segment: u32, states: u32) {
             for (var j = 0u; j < K; j += 1u) {
                 var number = 0u;
                 for (var i = 0u; i < role_count; i += 1u) {
-                    number |= (parity_bits(roles_at + 2u * i) >> j & 1u) << i;
+                    number |= ((parity_bits(roles_at + 2u * i) >> j) & 1u) << i;
                 }
-                if ((active_registers >> j & 1u) != 0u) {
+                if (((active_registers >> j) & 1u) != 0u) {
                     a[j] = times(entry(at + 2u * number), a[j]);
                 }
             }
@@ -331,7 +331,7 @@ fn measure(segment: u32, index: u32, threads: u32) {
         let signs = parity_bits(at + 4u * s);
         var level: array<f32, 16>;
         for (var j = 0u; j < K; j += 1u) {
-            level[j] = select(part[j], -part[j], (signs >> j & 1u) != 0u);
+            level[j] = select(part[j], -part[j], ((signs >> j) & 1u) != 0u);
         }
         for (var half = K / 2u; half > 0u; half /= 2u) {
             for (var j = 0u; j < half; j += 1u) {
@@ -451,7 +451,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             continue;
         }
         // The last mapping is in logical order: (thread, register) is the number of the basis state.
-        let basis = thread | j << thread_bits;
+        let basis = thread | (j << thread_bits);
         if ((basis >> params.qubits) != 0u) {
             continue;
         }

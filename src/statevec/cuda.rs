@@ -1,7 +1,6 @@
 //! State vectors on CUDA: argument packing for `kernels/statevec/circuit.cu`.
 
 use super::gpu::GpuPlan;
-use super::plan::Pass;
 use super::problem::Problem;
 use super::program::Readout;
 use crate::device::Backend;
@@ -46,11 +45,10 @@ struct CombineParams {
 pub(super) fn forward(
     device: &CudaDevice,
     problem: &Problem<'_>,
-    passes: &[Pass],
     readout: Readout<'_>,
     out: &mut TensorMut<'_>,
 ) -> Result<()> {
-    let plan = GpuPlan::new(problem, passes, readout);
+    let plan = GpuPlan::new(problem.program, problem.samples, problem.initial.is_some(), readout);
     let op = problem.op;
     if plan.blocks > i32::MAX as u64 {
         let (what, limit) = ("blocks of 4096 amplitudes", i32::MAX.to_string());
@@ -176,7 +174,6 @@ mod tests {
             let initial = Tensor::from_slice(&device, &amplitudes, &[samples, 1 << n])?;
             let plain = Batch::new(&device, samples).theta(&theta).inputs(&inputs);
             for batch in [plain.clone(), plain.initial(&initial)] {
-                let problem = Problem::new("test", &program, &batch)?;
                 let sums: Vec<PauliSum> = (0..n)
                     .map(|q| PauliSum::z(q)?.plus(0.5, &[('X', q), ('Y', (q + 1) % n.max(2))][..n.min(2)]))
                     .collect::<Result<_>>()?;
@@ -186,7 +183,7 @@ mod tests {
                     Readout::Probabilities,
                     Readout::Expectations { groups: &groups, observables: n },
                 ] {
-                    let plan = GpuPlan::new(&problem, program.gpu_passes(), readout);
+                    let plan = GpuPlan::new(&program, samples, batch.initial.is_some(), readout);
                     match readout {
                         Readout::States => drop(program.run(&batch)?),
                         Readout::Probabilities => drop(program.probabilities(&batch)?),
@@ -198,7 +195,8 @@ mod tests {
                     if n <= 12 {
                         assert_eq!(plan.launches.len(), 1, "n = {n} is one launch");
                     }
-                    let (loads, stores) = plan.traffic(plan.launches.len() - 1, samples as u64, n, n as u64);
+                    let (loads, stores) =
+                        plan.traffic(&plan.launches[plan.launches.len() - 1], samples as u64, n, n as u64);
                     let moved = cuda.last_launch().expect("the emulator counts");
                     assert_eq!(
                         (moved.bytes_loaded, moved.bytes_stored),

@@ -1,8 +1,6 @@
 //! What CUDA and WGSL have in common: which launches a program needs, and what each moves.
 
-use super::plan::Pass;
-use super::problem::Problem;
-use super::program::Readout;
+use super::program::{Program, Readout};
 use super::records::{self, DeviceProgram, Ending, ON_CHIP_BITS, Segment};
 
 /// `Source` in the kernels.
@@ -49,21 +47,22 @@ pub(crate) struct GpuPlan {
 }
 
 impl GpuPlan {
-    pub(crate) fn new(problem: &Problem<'_>, passes: &[Pass], readout: Readout<'_>) -> Self {
-        let (lowered, qubits) = (&problem.program.lowered, problem.program.qubits());
+    /// The launches for `samples` samples that start from |0…0⟩ or from states of the caller's.
+    pub(crate) fn new(program: &Program, samples: usize, given_states: bool, readout: Readout<'_>) -> Self {
+        let (lowered, qubits) = (&program.lowered, program.qubits());
         let ending = match readout {
             Readout::States => Ending::States,
             Readout::Probabilities => Ending::Probabilities,
             Readout::Expectations { groups, observables } => Ending::Expectations(groups, observables),
         };
-        let program = records::encode(lowered, passes, qubits, ending);
-        let start = if problem.initial.is_some() { Source::Initial } else { Source::ZeroState };
+        let program = records::encode(lowered, program.gpu_passes(), qubits, ending);
+        let start = if given_states { Source::Initial } else { Source::ZeroState };
         let end = match readout {
             Readout::States => Sink::States,
             Readout::Probabilities => Sink::Probabilities,
             Readout::Expectations { .. } => Sink::Expectations,
         };
-        let samples = problem.samples as u64;
+        let samples = samples as u64;
         if program.bits <= ON_CHIP_BITS {
             let states = 1u64 << (ON_CHIP_BITS - program.bits);
             let first = program.segments[0];
@@ -107,9 +106,13 @@ impl GpuPlan {
     }
 
     /// Bytes that one launch of the circuit kernel loads from and stores to global memory on CUDA.
-    #[cfg(all(test, feature = "emulator"))]
-    pub(crate) fn traffic(&self, at: usize, samples: u64, qubits: usize, observables: u64) -> (u64, u64) {
-        let launch = &self.launches[at];
+    pub(crate) fn traffic(
+        &self,
+        launch: &Launch,
+        samples: u64,
+        qubits: usize,
+        observables: u64,
+    ) -> (u64, u64) {
         let segments = self.program.segments.iter().skip_while(|segment| segment.first != launch.first);
         let (mut words, mut terms, mut measured) = (0, 0, 0);
         for segment in segments.take(launch.segments as usize) {

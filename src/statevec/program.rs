@@ -291,9 +291,9 @@ impl Program {
                 cpu::forward(&call, output)
             }
             #[cfg(feature = "wgpu")]
-            Kind::Wgpu(device) => super::wgpu::forward(device, problem, self.gpu_passes(), readout, out),
+            Kind::Wgpu(device) => super::wgpu::forward(device, problem, readout, out),
             #[cfg(feature = "cuda")]
-            Kind::Cuda(device) => super::cuda::forward(device, problem, self.gpu_passes(), readout, out),
+            Kind::Cuda(device) => super::cuda::forward(device, problem, readout, out),
         }
     }
 
@@ -342,31 +342,33 @@ impl Program {
         text
     }
 
-    /// The part of [`Program::explain`] about CUDA and wgpu.
+    /// The part of [`Program::explain`] about CUDA and wgpu, for one block's worth of samples.
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     fn explain_gpu(&self) -> String {
-        use super::records::{Ending, ON_CHIP_BITS, encode};
-        let program = encode(&self.lowered, self.gpu_passes(), self.qubits, Ending::Probabilities);
-        let segments = program.segments.len();
-        let exchanges =
-            program.segments.iter().filter(|s| program.words[s.first as usize + 1] & 1 == 1).count();
-        let terms: u64 = program.segments.iter().map(|segment| segment.terms).sum();
-        let words = 4 * program.words.len();
-        if program.bits <= ON_CHIP_BITS {
-            return format!(
-                "gpu: one launch, 16 amplitudes a thread, {segments} segments, {exchanges} exchanges in shared memory\n\
-                 {} bytes of parameters a sample, {words} bytes of program a block of {} samples; states stay on the chip\n",
-                4 * terms,
-                1usize << (ON_CHIP_BITS - program.bits),
+        use super::gpu::GpuPlan;
+        use super::records::ON_CHIP_BITS;
+        use std::fmt::Write;
+        let samples = 1usize << ON_CHIP_BITS.saturating_sub(self.qubits.max(4));
+        let plan = GpuPlan::new(self, samples, false, Readout::Probabilities);
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "gpu: {} launch(es) of {} segment(s) in all, 16 amplitudes a thread; for {samples} sample(s) in {} block(s), \
+             probabilities returned:",
+            plan.launches.len(),
+            plan.program.segments.len(),
+            plan.blocks,
+        );
+        for (number, launch) in plan.launches.iter().enumerate() {
+            let (loads, stores) = plan.traffic(launch, samples as u64, self.qubits, 0);
+            let (source, sink) = (launch.source, launch.sink);
+            let _ = writeln!(
+                text,
+                "  launch {number}: {source:?} to {sink:?}, {loads} bytes loaded, {stores} stored"
             );
         }
-        let blocks = 1u64 << (program.bits - ON_CHIP_BITS);
-        format!(
-            "gpu: {segments} launches, each reads and writes every amplitude once; {} bytes a sample, {} of program and \
-             parameters\n",
-            (16 * (segments as u64 - 1)) << program.bits,
-            blocks * (words as u64 + 4 * terms),
-        )
+        text
     }
 }
 

@@ -38,11 +38,6 @@ impl Subspace {
     pub(crate) fn contains(&self, vector: u32) -> bool {
         self.reduce(vector) == 0
     }
-
-    #[cfg(test)]
-    pub(crate) fn dimension(&self) -> usize {
-        self.echelon.len()
-    }
 }
 
 /// Coordinates of `vector` in `basis` (independent vectors), bit i for basis vector i; `None` if it is outside the span.
@@ -147,7 +142,7 @@ mod tests {
             let rest = complement(&basis, bits, masks.into_iter());
             assert_eq!(basis.len() + rest.len(), bits);
             let all = Subspace::of(basis.iter().chain(&rest).copied());
-            assert_eq!(all.dimension(), bits);
+            assert_eq!(all.echelon.len(), bits);
             let combination = basis.iter().enumerate().filter(|(i, _)| case >> i & 1 == 1);
             let vector = combination.clone().fold(0, |v, (_, &b)| v ^ b);
             let wanted = combination.fold(0, |bits, (i, _)| bits | 1 << i);

@@ -1,7 +1,6 @@
 //! State vectors in WGSL: argument packing for `kernels/statevec/circuit.wgsl`.
 
 use super::gpu::{GpuPlan, Sink};
-use super::plan::Pass;
 use super::problem::Problem;
 use super::program::Readout;
 use crate::device::Backend;
@@ -55,11 +54,10 @@ struct CombineParams {
 pub(super) fn forward(
     device: &WgpuDevice,
     problem: &Problem<'_>,
-    passes: &[Pass],
     readout: Readout<'_>,
     out: &mut TensorMut<'_>,
 ) -> Result<()> {
-    let plan = GpuPlan::new(problem, passes, readout);
+    let plan = GpuPlan::new(problem.program, problem.samples, problem.initial.is_some(), readout);
     let row_workgroups = plan.blocks.min(DISPATCH_LIMIT);
     let rows = plan.blocks.div_ceil(row_workgroups);
     if rows > DISPATCH_LIMIT || problem.samples as u64 > DISPATCH_LIMIT * 64 {

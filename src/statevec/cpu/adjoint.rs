@@ -124,11 +124,11 @@ fn undo_op<S: Isa, const N: usize>(
     };
     match op.code {
         Code::RotateReal => {
-            let term = with_flip!(op.register, undo_real::<S, N>(pair, c, roles(op, at)));
+            let term = with_flip!(op.register, undo_real::<S, N>(pair, c, roles(op, at), op.lane));
             add(0, signed_by_lane(op, term));
         }
         Code::RotateImag => {
-            let term = with_flip!(op.register, undo_imag::<S, N>(pair, c, roles(op, at)));
+            let term = with_flip!(op.register, undo_imag::<S, N>(pair, c, roles(op, at), op.lane));
             add(0, signed_by_lane(op, term));
         }
         Code::RealThenPhase => {
@@ -192,12 +192,14 @@ fn undo_real<S: Isa, const N: usize, const FLIP: usize>(
     pair: &mut Pair<S, N>,
     c: Coefficients<'_, S>,
     roles: u32,
+    lane: u32,
 ) -> Real<S> {
     let zero = Real::zero(c.isa);
     let mut sum = zero;
     for j in 0..N {
         if is_lower(j, FLIP) && j ^ FLIP < N {
             let k = j ^ FLIP;
+            (pair.psi[k], pair.lambda[k]) = (pair.psi[k].flipped(lane), pair.lambda[k].flipped(lane));
             let role = roles >> j & 1;
             // The other role's coefficients are this rotation's inverse.
             let (t, s) = (c.real(2 * (role ^ 1) as usize), c.real(2 * (role ^ 1) as usize + 1));
@@ -205,6 +207,7 @@ fn undo_real<S: Isa, const N: usize, const FLIP: usize>(
             sum = if role == 1 { sum.sub(term) } else { sum.add(term) };
             (pair.psi[j], pair.psi[k]) = shear_real(pair.psi[j], pair.psi[k], t, s);
             (pair.lambda[j], pair.lambda[k]) = shear_real(pair.lambda[j], pair.lambda[k], t, s);
+            (pair.psi[k], pair.lambda[k]) = (pair.psi[k].flipped(lane), pair.lambda[k].flipped(lane));
         }
     }
     sum
@@ -215,12 +218,14 @@ fn undo_imag<S: Isa, const N: usize, const FLIP: usize>(
     pair: &mut Pair<S, N>,
     c: Coefficients<'_, S>,
     roles: u32,
+    lane: u32,
 ) -> Real<S> {
     let zero = Real::zero(c.isa);
     let mut sum = zero;
     for j in 0..N {
         if is_lower(j, FLIP) && j ^ FLIP < N {
             let k = j ^ FLIP;
+            (pair.psi[k], pair.lambda[k]) = (pair.psi[k].flipped(lane), pair.lambda[k].flipped(lane));
             let role = roles >> j & 1;
             let (t, s) = (c.real(2 * (role ^ 1) as usize), c.real(2 * (role ^ 1) as usize + 1));
             let term = minus_cross(pair.lambda[j], pair.psi[k], zero);
@@ -228,6 +233,7 @@ fn undo_imag<S: Isa, const N: usize, const FLIP: usize>(
             sum = if role == 1 { sum.add(term) } else { sum.sub(term) };
             (pair.psi[j], pair.psi[k]) = shear_imag(pair.psi[j], pair.psi[k], t, s);
             (pair.lambda[j], pair.lambda[k]) = shear_imag(pair.lambda[j], pair.lambda[k], t, s);
+            (pair.psi[k], pair.lambda[k]) = (pair.psi[k].flipped(lane), pair.lambda[k].flipped(lane));
         }
     }
     sum

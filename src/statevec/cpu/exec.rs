@@ -39,6 +39,12 @@ impl Bits {
         }
     }
 
+    /// Whether the parity changes from register set to register set.
+    #[inline(always)]
+    fn moves(&self) -> bool {
+        self.mask != 0
+    }
+
     /// Bit j: the parity for register j in lane 0, at `at` = (tile base << 32 | register set base).
     #[inline(always)]
     pub(crate) fn at(&self, at: u64) -> u32 {
@@ -107,6 +113,8 @@ pub(crate) struct Op {
     pub(crate) code: Code,
     /// Register number XOR of the (first) direction.
     pub(crate) register: u32,
+    /// Lane number XOR of the same.
+    pub(crate) lane: u32,
     /// The (first) role.
     pub(crate) role: Option<Bits>,
     /// First coefficient in the table.
@@ -145,6 +153,12 @@ impl Sweep {
     pub(crate) fn active(&self, op: &Op, at: u64) -> u32 {
         let controls = &self.controls[op.controls.0 as usize..op.controls.1 as usize];
         controls.iter().fold(!0, |active, control| active & control.at(at))
+    }
+
+    /// Whether the first control changes from register set to register set.
+    #[inline(always)]
+    pub(crate) fn first_control_moves(&self, op: &Op) -> bool {
+        self.controls[op.controls.0 as usize].moves()
     }
 
     /// Lanes whose own part of the first control is 1.
@@ -269,6 +283,7 @@ impl Exec {
         sweep.ops.push(Op {
             code,
             register: placed.flips.first().map_or(0, |flip| flip.register),
+            lane: placed.flips.first().map_or(0, |flip| flip.lane),
             role: roles.first().copied(),
             slot: self.table as u32,
             controls: (first, sweep.controls.len() as u32),
@@ -296,10 +311,9 @@ impl Exec {
     }
 }
 
-/// One register direction, no controls, no shuffle.
+/// A register direction (which may exchange lanes too) without controls.
 fn is_plain(placed: &Placed) -> bool {
-    let flip = placed.flips[0];
-    placed.controls.is_empty() && flip.lane == 0 && flip.register != 0
+    placed.controls.is_empty() && placed.flips[0].register != 0
 }
 
 fn lane_free(placed: &Placed) -> bool {
@@ -309,7 +323,10 @@ fn lane_free(placed: &Placed) -> bool {
 /// The phase right behind a real rotation on the same qubit, if the two can share a loop.
 fn phase_after(steps: &[Step], ops: &[Placed], at: usize) -> Option<usize> {
     let rotation = &ops[at];
-    if !matches!(steps[rotation.step].action, Action::RotateReal(_)) || !is_plain(rotation) {
+    if !matches!(steps[rotation.step].action, Action::RotateReal(_))
+        || !is_plain(rotation)
+        || rotation.flips[0].lane != 0
+    {
         return None;
     }
     let role = rotation.roles[0];

@@ -74,8 +74,8 @@ fn apply<S: Isa, const N: usize>(
     at: u64,
 ) {
     match op.code {
-        Code::RotateReal => with_flip!(op.register, rotate_real::<S, N>(a, c, roles(op, at))),
-        Code::RotateImag => with_flip!(op.register, rotate_imag::<S, N>(a, c, roles(op, at))),
+        Code::RotateReal => with_flip!(op.register, rotate_real::<S, N>(a, c, roles(op, at), op.lane)),
+        Code::RotateImag => with_flip!(op.register, rotate_imag::<S, N>(a, c, roles(op, at), op.lane)),
         Code::RealThenPhase => with_flip!(op.register, real_then_phase::<S, N>(a, c)),
         Code::Phase => phase(a, sweep, op, c, at),
         Code::Matrix => {
@@ -107,12 +107,14 @@ fn rotate_real<S: Isa, const N: usize, const FLIP: usize>(
     a: &mut [Complex<S>; N],
     c: Coefficients<'_, S>,
     roles: u32,
+    lane: u32,
 ) {
     for j in 0..N {
         if is_lower(j, FLIP) && j ^ FLIP < N {
             let set = 2 * (roles >> j & 1) as usize;
-            let (x, y) = shear_real(a[j], a[j ^ FLIP], c.real(set), c.real(set + 1));
-            (a[j], a[j ^ FLIP]) = (x, y);
+            let y = a[j ^ FLIP].flipped(lane);
+            let (x, y) = shear_real(a[j], y, c.real(set), c.real(set + 1));
+            (a[j], a[j ^ FLIP]) = (x, y.flipped(lane));
         }
     }
 }
@@ -139,12 +141,14 @@ fn rotate_imag<S: Isa, const N: usize, const FLIP: usize>(
     a: &mut [Complex<S>; N],
     c: Coefficients<'_, S>,
     roles: u32,
+    lane: u32,
 ) {
     for j in 0..N {
         if is_lower(j, FLIP) && j ^ FLIP < N {
             let set = 2 * (roles >> j & 1) as usize;
-            let (x, y) = shear_imag(a[j], a[j ^ FLIP], c.real(set), c.real(set + 1));
-            (a[j], a[j ^ FLIP]) = (x, y);
+            let y = a[j ^ FLIP].flipped(lane);
+            let (x, y) = shear_imag(a[j], y, c.real(set), c.real(set + 1));
+            (a[j], a[j ^ FLIP]) = (x, y.flipped(lane));
         }
     }
 }
@@ -189,13 +193,18 @@ fn phase<S: Isa, const N: usize>(
     at: u64,
 ) {
     let active = sweep.active(op, at);
-    let across = sweep.first_control_lanes(op) != 0;
-    let (zero, one) = (c.complex(0), c.complex(2));
+    // With lanes in it, both values of the parity have a factor. One that changes from set to set would be mispredicted
+    // every other time: multiplying by 1 costs less.
+    if sweep.first_control_lanes(op) != 0 || sweep.first_control_moves(op) {
+        for j in 0..N {
+            a[j] = a[j].times(c.complex(2 * (active >> j & 1) as usize));
+        }
+        return;
+    }
+    let factor = c.complex(2);
     for j in 0..N {
         if active >> j & 1 == 1 {
-            a[j] = a[j].times(one);
-        } else if across {
-            a[j] = a[j].times(zero);
+            a[j] = a[j].times(factor);
         }
     }
 }

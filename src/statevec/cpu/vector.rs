@@ -20,6 +20,12 @@ pub(crate) trait Isa: Copy {
     fn fnma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// `a` in the lanes of `mask`, `b` elsewhere.
     fn select(self, mask: u32, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// Lane i takes lane `i ^ flip`.
+    #[inline(always)]
+    fn flip(self, flip: u32, v: Self::Vector) -> Self::Vector {
+        self.load(&self.store(v).flipped(flip))
+    }
 }
 
 /// Any machine.
@@ -74,7 +80,21 @@ impl Isa for Portable {
 mod x86 {
     use super::{Isa, Lanes};
     use pulp::x86::{V3, V4};
-    use pulp::{Simd as _, b16, cast, f32x8, f32x16};
+    use pulp::{Simd as _, b16, cast, f32x8, f32x16, i32x16};
+
+    /// Row m: every lane number with the bits of m flipped.
+    static FLIPS: [[i32; 16]; 16] = {
+        let (mut table, mut m) = ([[0; 16]; 16], 0);
+        while m < 16 {
+            let mut lane = 0;
+            while lane < 16 {
+                table[m][lane] = (lane ^ m) as i32;
+                lane += 1;
+            }
+            m += 1;
+        }
+        table
+    };
 
     impl Isa for V4 {
         type Vector = f32x16;
@@ -117,6 +137,12 @@ mod x86 {
         #[inline(always)]
         fn select(self, mask: u32, a: f32x16, b: f32x16) -> f32x16 {
             self.select_f32s(b16(mask as u16), a, b)
+        }
+
+        #[inline(always)]
+        fn flip(self, flip: u32, v: f32x16) -> f32x16 {
+            let order: i32x16 = cast(FLIPS[flip as usize & 15]);
+            cast(self.avx512f._mm512_permutexvar_ps(cast(order), cast(v)))
         }
     }
 
@@ -260,7 +286,7 @@ impl<S: Isa> Real<S> {
     /// Lane i takes lane `i ^ flip`.
     #[inline(always)]
     pub(crate) fn flipped(self, flip: u32) -> Self {
-        if flip == 0 { self } else { Self::load(self.isa, &self.store().flipped(flip)) }
+        if flip == 0 { self } else { Self { isa: self.isa, v: self.isa.flip(flip, self.v) } }
     }
 
     /// `self` in the lanes of `mask`, `other` elsewhere.
