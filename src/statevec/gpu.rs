@@ -121,8 +121,8 @@ impl GpuPlan {
             let strings = self.program.words[segment.first as usize + 3];
             measured += if segment.measures { u64::from(strings) } else { 0 };
         }
-        let states = 8 * samples << self.program.bits;
-        let logical = 8 * samples << qubits;
+        let states = (8 * samples) << self.program.bits;
+        let logical = (8 * samples) << qubits;
         let loads = match launch.source {
             Source::ZeroState => 0,
             Source::Initial => logical,
