@@ -31,6 +31,10 @@ static TESTS: &[Test] = &[
     Test::new("pauli_sums_are_dense_observables", readout::pauli_sums_are_dense_observables),
     Test::new("probabilities_are_squared_amplitudes", readout::probabilities_are_squared_amplitudes),
     Test::new("expectations_do_not_see_their_batch", readout::expectations_do_not_see_their_batch),
+    Test::new(
+        "expectations_of_a_large_state_are_accurate",
+        readout::expectations_of_a_large_state_are_accurate,
+    ),
     Test::new("large_states_agree_with_batched_ones", readout::large_states_agree_with_batched_ones),
     Test::new("the_adjoint_is_the_central_difference", gradients::the_adjoint_is_the_central_difference),
     Test::new("the_adjoint_is_the_parameter_shift", gradients::the_adjoint_is_the_parameter_shift),

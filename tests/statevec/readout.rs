@@ -1,6 +1,6 @@
 //! Expectations and probabilities.
 
-use crate::case::{self, PARAMETERS, all_kinds};
+use crate::case::{self, Item, PARAMETERS, all_kinds};
 use crate::states::{pairs, run, say};
 use crate::support::compare::{close, same_bits};
 use crate::support::devices::TestDevice;
@@ -8,8 +8,8 @@ use crate::support::guarded::{Guarded, Inner, Strided, random_layout};
 use crate::support::oracle_statevec::{self as oracle, Pauli};
 use crate::support::property::{CASES, check};
 use crate::support::random::Random;
-use crate::support::tolerance::{statevec_c64, statevec_expectation_c64};
-use gatewarp::statevec::{Batch, PauliSum};
+use crate::support::tolerance::{LARGE_STATE_EXPECTATION, statevec_c64, statevec_expectation_c64};
+use gatewarp::statevec::{Batch, Circuit, Control, Gate, Parameter, PauliSum};
 use gatewarp::{Backend, Complex64, TensorRef};
 use proptest::prelude::*;
 
@@ -230,4 +230,44 @@ pub fn outputs_are_written_inside_their_views(device: &TestDevice) -> Result<(),
             inputs_view.check_untouched("inputs")
         },
     )
+}
+
+/// ⟨Z⟩ of every qubit of a large hardware-efficient circuit, whose sums run over all amplitudes. `GATEWARP_TEST_QUBITS` sets
+/// the size; 22 takes minutes, most of them in the oracle.
+pub fn expectations_of_a_large_state_are_accurate(device: &TestDevice) -> Result<(), String> {
+    let default = if device.backend() == Backend::Cpu { 16 } else { 13 };
+    let n = match std::env::var("GATEWARP_TEST_QUBITS") {
+        Ok(text) => text.parse().map_err(|_| format!("GATEWARP_TEST_QUBITS={text} is not a number"))?,
+        Err(_) => default,
+    };
+    let mut random = Random::new(5, 15);
+    let mut items = Vec::new();
+    for _ in 0..4 {
+        for q in 0..n {
+            let mut angle = || Parameter::Constant(f64::from(random.signed()) * std::f64::consts::PI);
+            items.push(Item { gate: Gate::Ry(angle()), targets: vec![q], controls: vec![] });
+            items.push(Item { gate: Gate::Rz(angle()), targets: vec![q], controls: vec![] });
+        }
+        for q in 0..n {
+            let controls = vec![Control { qubit: q, value: true }];
+            items.push(Item { gate: Gate::X, targets: vec![(q + 1) % n], controls });
+        }
+    }
+    let mut circuit = Circuit::new(n).map_err(say)?;
+    for item in &items {
+        circuit.controlled(&item.controls, item.gate.clone(), &item.targets).map_err(say)?;
+    }
+    let sums: Vec<PauliSum> = (0..n).map(|q| PauliSum::z(q).map_err(say)).collect::<Result<_, _>>()?;
+    let batch = Batch::new(device.handle(0), 1);
+    let got = circuit.compile().map_err(say)?.expectations(&batch, &sums).map_err(say)?;
+    let got = got.to_vec::<f32>().map_err(say)?;
+    let p = oracle::probabilities(&case::reference_f64(n, &items, &[], &[]));
+    let sign = |index: usize, q: usize| if index >> q & 1 == 1 { -1.0 } else { 1.0 };
+    let want: Vec<f64> =
+        (0..n).map(|q| p.iter().enumerate().map(|(index, p)| sign(index, q) * p).sum()).collect();
+    let worst = close("⟨Z⟩", &got, &want, &vec![LARGE_STATE_EXPECTATION; n])?;
+    if std::env::var_os("GATEWARP_TEST_QUBITS").is_some() {
+        println!("{n} qubits: worst error {:e}", worst * LARGE_STATE_EXPECTATION);
+    }
+    Ok(())
 }
