@@ -1,5 +1,4 @@
 // statevec_circuit_f32: runs a compiled program (src/statevec/records.rs) on states held in registers, 16 amplitudes a thread.
-// statevec_combine_f32: adds up the partial sums of expectations when a state spans several blocks.
 // Shapes    program words; theta [thetas], inputs [samples, inputs], initial [samples|1, 2^n] strided; state [samples, 2^bits]
 //           contiguous, used only when a state spans blocks; out [samples, 2^n or observables], rows strided
 // Mapping   2^(bits-4) threads a state, block 256: a block holds 2^(12-bits) states, or 2^(bits-12) blocks hold one
@@ -10,7 +9,7 @@
 // Numerics  angles in f64 until they are below π/4, sines from device.cuh; a parameter that is NaN or infinite makes its sample's
 //           result NaN and sets the status word
 // Host      bits ≤ 30; samples · blocks < 2^31; every index in the program is in range
-// Twin      src/statevec/cpu/sweep.rs
+// Twin      src/statevec/cpu/sweep.rs        Source  Häner & Steiger, arXiv:1704.01127 (fusion in registers); relabelling our own
 #include "device.cuh"
 
 namespace {
@@ -466,7 +465,13 @@ struct CombineParams {
 
 }  // namespace
 
-// table [strings] {coefficient, observable | last << 31}; partials [samples, strings, blocks]; a thread adds up one sample.
+// statevec_combine_f32: adds up the partial sums of expectations when a state spans several blocks.
+// Shapes    table [strings] {coefficient, observable | last << 31}; partials [samples, strings, blocks]; out [samples,
+//           observables], rows strided
+// Mapping   block 64; a thread adds up one sample, in order
+// Traffic   partials once, the table once a thread, 4 bytes an observable out
+// Host      every observable in the table is in range
+// Twin      src/statevec/cpu/sweep.rs        Source  our own
 GW_KERNEL(64, 8)
 statevec_combine_f32(const u32* table, const float* partials, float* out, CombineParams p) {
     const u32 sample = blockIdx.x * 64u + threadIdx.x;

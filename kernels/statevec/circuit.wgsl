@@ -7,7 +7,7 @@
 // Numerics  as circuit.cu; sines by reduction and polynomials of our own, for WGSL's promise only 2^-11. Angles beyond some
 //           thousand radians lose accuracy in proportion to their size
 // Host      bits ≤ 30; every index in the program is in range; offsets in elements below 2^32
-// Twin      kernels/statevec/circuit.cu
+// Twin      kernels/statevec/circuit.cu        Source  Häner & Steiger, arXiv:1704.01127 (fusion in registers); relabelling our own
 struct Params {
     theta_first: u32,
     theta_step: u32,
