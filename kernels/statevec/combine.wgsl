@@ -5,7 +5,7 @@
 // Traffic   partials once, the table once an invocation, 4 bytes an observable out
 // Numerics  sums of 32 workgroups are added to each other: the error grows with 32 + groups / 32, not with groups
 // Host      every observable in the table is in range; offsets in elements below 2^32
-// Twin      statevec_combine_f32 in kernels/statevec/circuit.cu        Source  our own
+// Twin      kernels/statevec/combine.cu        Source  our own
 struct Params {
     result_first: u32,
     result_step: u32,

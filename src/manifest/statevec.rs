@@ -18,8 +18,8 @@ pub(crate) static CIRCUIT_CUDA: CudaKernel = CudaKernel {
 /// Adds up what the blocks of a state measured.
 pub(crate) static COMBINE_CUDA: CudaKernel = CudaKernel {
     entry: "statevec_combine_f32",
-    file: "statevec/circuit.cu",
-    source: include_str!("../../kernels/statevec/circuit.cu"),
+    file: "statevec/combine.cu",
+    source: include_str!("../../kernels/statevec/combine.cu"),
     block: 64,
     pointers: &["table", "partials", "out"],
     params: 24,

@@ -1,4 +1,4 @@
-//! State vectors on CUDA: argument packing for `kernels/statevec/circuit.cu`.
+//! State vectors on CUDA: argument packing for `kernels/statevec/{circuit,combine}.cu`.
 
 use super::gpu::GpuPlan;
 use super::problem::Problem;
@@ -31,7 +31,7 @@ struct Params {
     unused: u32,
 }
 
-/// `CombineParams` in circuit.cu.
+/// `CombineParams` in combine.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct CombineParams {
