@@ -158,6 +158,7 @@ impl Launch {
             },
             kv_len: self.kv_len.as_ref().map(Tensor::view),
             heads: None,
+            ..Default::default()
         }
     }
 
