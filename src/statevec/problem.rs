@@ -174,7 +174,7 @@ impl<'a> Problem<'a> {
                     }
                     Err(Error::TaskId { op, got: id, tasks: limit as usize })
                 };
-                Some(Ids::new(op, "tasks", ids, batch.samples, device, valid)?)
+                Some(Ids::new(op, "tasks", ids, &[batch.samples], device, valid)?)
             }
         };
         let matrices = sample_matrices(op, program, batch)?;
