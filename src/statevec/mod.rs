@@ -20,6 +20,7 @@ mod circuit;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod dynamic;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu;
 mod lower;
@@ -29,6 +30,7 @@ mod pauli;
 mod plan;
 mod problem;
 mod program;
+pub mod readout;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;
 mod schedule;
@@ -37,6 +39,7 @@ mod subspace;
 mod wgpu;
 
 pub use circuit::{Circuit, Control, Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS, MAX_QUBITS, on};
+pub use dynamic::{DynamicCircuit, DynamicProgram, MAX_BITS, Shots};
 pub use parameter::{Parameter, Variable};
 pub use pauli::{PauliString, PauliSum};
 pub use problem::Batch;
