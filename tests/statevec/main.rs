@@ -8,19 +8,25 @@ mod support;
 
 mod bad_input;
 mod case;
+mod gates;
 mod gradients;
 mod memory_states;
 mod random_words;
 mod readout;
 mod sampling;
 mod states;
+mod tasks;
 
 use std::process::ExitCode;
 use support::devices::{Test, run};
 
 static TESTS: &[Test] = &[
     Test::new("random_circuits_are_their_matrices", states::random_circuits_are_their_matrices),
-    Test::new("every_gate_everywhere", states::every_gate_everywhere),
+    Test::new("every_gate_everywhere", gates::every_gate_everywhere),
+    Test::new("sample_matrices_are_their_samples", gates::sample_matrices_are_their_samples),
+    Test::new("matrices_are_seen_for_what_they_are", gates::matrices_are_seen_for_what_they_are),
+    Test::new("a_sample_has_the_parameters_of_its_task", tasks::a_sample_has_the_parameters_of_its_task),
+    Test::new("bad_tasks_are_typed_errors", tasks::bad_tasks_are_typed_errors),
     Test::new("relabelled_circuits_are_their_matrices", states::relabelled_circuits_are_their_matrices),
     Test::new("angles_around_two_pi_under_controls", states::angles_around_two_pi_under_controls),
     Test::new(

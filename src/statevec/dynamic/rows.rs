@@ -24,7 +24,7 @@ enum Mapping<'a> {
     Put(&'a TensorRef<'a>),
 }
 
-/// Row (first + i) / repeat of `source [samples, width]` for i below `rows`.
+/// Row (first + i) / repeat of `source [samples, …]` for i below `rows`.
 pub(super) fn repeat(
     op: &'static str,
     source: &TensorRef<'_>,
@@ -32,7 +32,9 @@ pub(super) fn repeat(
     rows: usize,
     repeat: usize,
 ) -> Result<Tensor> {
-    let mut out = Tensor::zeros(source.device(), source.dtype(), &[rows, source.shape()[1]])?;
+    let mut shape = source.shape().to_vec();
+    shape[0] = rows;
+    let mut out = Tensor::zeros(source.device(), source.dtype(), &shape)?;
     // The kernel divides 64-bit numbers on CUDA only; shaders start at the first row that is wanted.
     let skipped = first / repeat;
     let source = source.narrow(0, skipped, source.shape()[0] - skipped)?;
@@ -67,13 +69,14 @@ fn copy(
     rows: usize,
     out: &mut Tensor,
 ) -> Result<()> {
-    // Ids are rows of one element.
+    // Ids are rows of one element; matrices are contiguous.
     let as_rows = |view: &TensorRef<'_>| -> Result<Layout> {
         let layout = view.layout();
-        match layout.shape() {
-            &[rows, columns] => {
+        match *layout.shape() {
+            [rows, columns] => {
                 Layout::new(&[rows, columns], &[layout.step(0), layout.step(1)], layout.offset())
             }
+            [rows, a, b] => Layout::new(&[rows, a * b], &[layout.step(0), 1], layout.offset()),
             _ => Layout::new(&[layout.shape()[0], 1], &[layout.step(0), 1], layout.offset()),
         }
     };
@@ -86,7 +89,9 @@ fn copy(
             DType::C64 => copy_cpu::<Complex32>(&source, mapping, rows, out),
             DType::F32 => copy_cpu::<f32>(&source, mapping, rows, out),
             DType::I64 => copy_cpu::<i64>(&source, mapping, rows, out),
-            got => Err(Error::DType { op, arg: "source", expected: "f32, c64 or i64".into(), got }),
+            DType::I32 => copy_cpu::<i32>(&source, mapping, rows, out),
+            DType::U32 => copy_cpu::<u32>(&source, mapping, rows, out),
+            got => Err(Error::DType { op, arg: "source", expected: "f32, c64 or integers".into(), got }),
         };
     }
     #[cfg(any(feature = "wgpu", feature = "cuda"))]

@@ -5,10 +5,12 @@ use super::{DynamicProgram, Shots, Step};
 use crate::device::{Backend, Device};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ids::Ids;
 use crate::random::{Placed, Stream};
 use crate::statevec::problem::{Batch, Problem};
 use crate::statevec::readout::{States, outcome_weights};
 use crate::tensor::{Tensor, TensorRef};
+use crate::validate;
 
 const OP: &str = "statevec_dynamic_sample";
 
@@ -23,6 +25,10 @@ struct Trajectories {
     states: Tensor,
     /// `[rows, inputs]` f32, if the program takes any.
     inputs: Option<Tensor>,
+    /// `[rows]` task ids, if there are any.
+    tasks: Option<Tensor>,
+    /// By slot: `[rows, 2^k, 2^k]` c64.
+    matrices: Vec<Option<Tensor>>,
     /// `[rows]` i64: sample · shots + shot.
     ids: Tensor,
     /// The same on the host.
@@ -78,6 +84,18 @@ impl DynamicProgram {
         out = Shots::new(samples, shots, self.bits);
         let start = self.prefix.run(batch)?;
         let (theta, inputs) = (problem.theta.view(), problem.inputs.view());
+        let tasks = problem.tasks.as_ref().map(Ids::view);
+        for matrix in batch.matrices.iter().flatten() {
+            let &[given, side, _] = matrix.shape() else {
+                return Err(Error::shape(OP, "matrix", "[samples, 2^k, 2^k]", matrix.shape()));
+            };
+            validate::shape(OP, "matrix", matrix, &[samples, side, side])?;
+            validate::tensor(OP, "matrix", matrix, DType::C64, &batch.device)?;
+            if given > 0 && (matrix.layout().step(1) != side || !matrix.layout().last_is_contiguous()) {
+                let reason = format!("must be contiguous, has strides {:?}", matrix.layout().strides());
+                return Err(Error::argument(OP, "matrix", reason));
+            }
+        }
         let placed: Placed<'_> = stream.on(OP, &batch.device)?;
         let run = Run { program: self, device: batch.device.clone(), theta, stream: placed.view() };
         let at_once = (amplitudes_at_once(&batch.device) >> self.qubits).max(1);
@@ -89,6 +107,12 @@ impl DynamicProgram {
             let mut trajectories = Trajectories {
                 states: repeat(&start.view())?,
                 inputs: inputs.as_ref().map(repeat).transpose()?,
+                tasks: tasks.as_ref().map(repeat).transpose()?,
+                matrices: batch
+                    .matrices
+                    .iter()
+                    .map(|matrix| matrix.as_ref().map(repeat).transpose())
+                    .collect::<Result<_>>()?,
                 ids: Tensor::from_slice(&batch.device, &ids, &[rows])?,
                 numbers,
                 pending: Vec::new(),
@@ -121,6 +145,12 @@ impl Trajectories {
         let part = Self {
             states: pick(&self.states)?,
             inputs: self.inputs.as_ref().map(pick).transpose()?,
+            tasks: self.tasks.as_ref().map(pick).transpose()?,
+            matrices: self
+                .matrices
+                .iter()
+                .map(|matrix| matrix.as_ref().map(pick).transpose())
+                .collect::<Result<_>>()?,
             ids: pick(&self.ids)?,
             numbers: rows.iter().map(|&row| self.numbers[row as usize]).collect(),
             pending: Vec::new(),
@@ -137,6 +167,12 @@ impl Run<'_> {
                     let mut batch = Batch::new(&self.device, trajectories.numbers.len());
                     batch.theta.clone_from(&self.theta);
                     batch.inputs = trajectories.inputs.as_ref().map(Tensor::view);
+                    batch.tasks = trajectories.tasks.as_ref().map(Tensor::view);
+                    batch.matrices = trajectories
+                        .matrices
+                        .iter()
+                        .map(|matrix| matrix.as_ref().map(Tensor::view))
+                        .collect();
                     let states = program.run(&batch.initial(&trajectories.states))?;
                     trajectories.states = states;
                 }

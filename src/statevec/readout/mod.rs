@@ -252,8 +252,7 @@ pub fn gram(a: &TensorRef<'_>, b: &TensorRef<'_>) -> Result<Tensor> {
     let states = |view: &TensorRef<'_>| {
         matches!(view.shape().len(), 2 | 3)
             && amplitudes.is_power_of_two()
-            && amplitudes >= 2
-            && amplitudes <= 1 << MAX_QUBITS
+            && (2..=1 << MAX_QUBITS).contains(&amplitudes)
     };
     if !states(a) {
         return Err(Error::shape(op, "a", "[batch, 2^n] or [samples, batch, 2^n]", a.shape()));
