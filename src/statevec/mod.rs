@@ -25,6 +25,7 @@ mod circuit;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod dynamic;
 mod encoding;
 mod fuse;
 mod gate;
@@ -38,6 +39,7 @@ mod pauli;
 mod plan;
 mod problem;
 mod program;
+pub mod readout;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;
 mod schedule;
@@ -47,6 +49,7 @@ mod wgpu;
 
 pub use batch::{Batch, Start};
 pub use circuit::{Circuit, Control, MAX_QUBITS, on};
+pub use dynamic::{DynamicCircuit, DynamicProgram, MAX_BITS, Shots};
 pub use encoding::Axis;
 pub use gate::{Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS};
 pub use gradient::StatevecGradients;

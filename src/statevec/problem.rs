@@ -1,6 +1,6 @@
 //! Validation: from a caller's tensors to a batch every backend can trust.
 
-use super::batch::{Batch, Start};
+pub(crate) use super::batch::{Batch, Start};
 use super::cpu;
 use super::fuse::is_unitary;
 use super::pauli::PauliSum;
