@@ -3,7 +3,7 @@
 use super::batch::{Batch, Start};
 use super::cpu::{self, Cotangent, Float};
 use super::observables;
-use super::parameter::Variable;
+use super::parameter::{Angle, Variable};
 use super::pauli::PauliSum;
 use super::problem::{Problem, host};
 use super::program::Program;
@@ -145,17 +145,15 @@ impl Program {
     ) -> Result<StatevecGradients> {
         let exec = &self.cpu_plan(true).exec;
         let initial = problem.initial.is_some() && problem.start != Start::Basis;
-        let steps = &exec.gradients;
+        let turns = self.lowered.global_phase.iter().any(|angle| angle.of.is_some());
+        let phase = turns && matches!(cotangent, Cotangent::States { .. });
         let gradients = if problem.samples == 0 || nothing {
             let amplitudes = if initial { problem.samples << self.qubits } else { 0 };
-            cpu::Gradients {
-                angles: vec![0.0; problem.samples * steps.len()],
-                initial: vec![[0.0; 2]; amplitudes],
-            }
+            cpu::Gradients::zeros(problem.samples * exec.gradients.len(), amplitudes, 0)
         } else {
-            cpu::gradient(&self.cpu_call(problem)?, &cpu::Gradient { exec, cotangent, initial })?
+            cpu::gradient(&self.cpu_call(problem)?, &cpu::Gradient { exec, cotangent, initial, phase })?
         };
-        let (theta, inputs) = self.collect(problem, steps, &gradients.angles)?;
+        let (theta, inputs) = self.collect(problem, &exec.gradients, &gradients)?;
         let tensor = |values: Vec<f64>, shape: &[usize]| {
             let values: Vec<F> = values.into_iter().map(F::of).collect();
             Tensor::from_slice(&problem.device, &values, shape)
@@ -177,20 +175,26 @@ impl Program {
         &self,
         problem: &Problem<'_>,
         steps: &[usize],
-        angles: &[f64],
+        gradients: &cpu::Gradients,
     ) -> Result<(Vec<f64>, Vec<f64>)> {
         let tasks = problem.task_of_samples()?.filter(|_| problem.theta_tasks.is_some());
         let mut theta = vec![0.0f64; problem.theta_tasks.unwrap_or(1) * self.thetas];
         let mut inputs = vec![0.0f64; problem.samples * self.inputs];
-        for (sample, row) in angles.chunks(steps.len().max(1)).enumerate() {
+        for sample in 0..problem.samples {
             let first = tasks.as_ref().map_or(0, |tasks| tasks[sample] * self.thetas);
+            let mut add = |angle: Angle, gradient: f64| match angle.of {
+                Some(Variable::Theta(i)) => theta[first + i] += angle.scale * gradient,
+                Some(Variable::Input(i)) => inputs[sample * self.inputs + i] += angle.scale * gradient,
+                None => {}
+            };
+            let row = &gradients.angles[sample * steps.len()..][..steps.len()];
             for (&step, &gradient) in steps.iter().zip(row) {
-                let Some(angle) = self.lowered.steps[step].angle() else { continue };
-                match angle.of {
-                    Some(Variable::Theta(i)) => theta[first + i] += angle.scale * gradient,
-                    Some(Variable::Input(i)) => inputs[sample * self.inputs + i] += angle.scale * gradient,
-                    None => {}
+                if let Some(angle) = self.lowered.steps[step].angle() {
+                    add(angle, gradient);
                 }
+            }
+            if let Some(&gradient) = gradients.phase.get(sample) {
+                self.lowered.global_phase.iter().for_each(|&angle| add(angle, gradient));
             }
         }
         Ok((theta, inputs))

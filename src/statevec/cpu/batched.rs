@@ -123,9 +123,9 @@ pub(super) fn gradient<F: Float>(call: &Call<'_>, request: &Gradient<'_, F>) -> 
     let (states, chunks) = (1usize << call.qubits, 1usize << stored_bits(call.qubits));
     let angles = request.exec.gradients.len();
     let width = if request.initial { states } else { 0 };
-    let mut out =
-        Gradients { angles: vec![0.0; call.batch * angles], initial: vec![[0.0; 2]; call.batch * width] };
-    if angles == 0 && width == 0 {
+    let phases = if request.phase { call.batch } else { 0 };
+    let mut out = Gradients::zeros(call.batch * angles, call.batch * width, phases);
+    if angles == 0 && width == 0 && phases == 0 {
         return out;
     }
     let tables = (
@@ -139,6 +139,9 @@ pub(super) fn gradient<F: Float>(call: &Call<'_>, request: &Gradient<'_, F>) -> 
             let (psi, lambda) = scratch.split_at_mut(chunks);
             run(call, forward, &samples, psi);
             cotangent(&request.cotangent, &samples, &stored, psi, lambda);
+            if !out.phase.is_empty() {
+                phase_gradient(psi, lambda, out.phase);
+            }
             let factor = backward.specialise(request.exec, call.lowered, &call.values, &samples);
             let mut sums = vec![Lanes::ZERO; angles];
             for trip in request.exec.trips.iter().rev() {
@@ -157,7 +160,7 @@ pub(super) fn gradient<F: Float>(call: &Call<'_>, request: &Gradient<'_, F>) -> 
     // Chunks of a slice that may be empty: as many as there are blocks.
     let blocks = call.batch.div_ceil(WIDTH);
     let mut parts: Vec<Block<'_>> =
-        (0..blocks).map(|_| Block { angles: &mut [], initial: &mut [] }).collect();
+        (0..blocks).map(|_| Block { angles: &mut [], initial: &mut [], phase: &mut [] }).collect();
     if angles > 0 {
         let rows = out.angles.chunks_mut(WIDTH * angles);
         parts.iter_mut().zip(rows).for_each(|(part, rows)| part.angles = rows);
@@ -166,6 +169,7 @@ pub(super) fn gradient<F: Float>(call: &Call<'_>, request: &Gradient<'_, F>) -> 
         let rows = out.initial.chunks_mut(WIDTH * width);
         parts.iter_mut().zip(rows).for_each(|(part, rows)| part.initial = rows);
     }
+    parts.iter_mut().zip(out.phase.chunks_mut(WIDTH)).for_each(|(part, rows)| part.phase = rows);
     let init = || tables.clone();
     parts.into_par_iter().enumerate().for_each_init(init, |tables, (i, part)| block(tables, i, part));
     out
@@ -175,6 +179,21 @@ pub(super) fn gradient<F: Float>(call: &Call<'_>, request: &Gradient<'_, F>) -> 
 struct Block<'a> {
     angles: &'a mut [f64],
     initial: &'a mut [[f64; 2]],
+    phase: &'a mut [f64],
+}
+
+/// ∂ψ = iψ of a global phase: 2·Re⟨λ|iψ⟩, in f64.
+fn phase_gradient<F: Float>(psi: &[Chunk<F>], lambda: &[Chunk<F>], out: &mut [f64]) {
+    for (a, u) in psi.iter().zip(lambda) {
+        for (lane, out) in out.iter_mut().enumerate() {
+            *out += 2.0 * turned(a, u, lane);
+        }
+    }
+}
+
+/// Re(conj(λ)·iψ) in one lane.
+pub(super) fn turned<F: Float>(psi: &Chunk<F>, lambda: &Chunk<F>, lane: usize) -> f64 {
+    lambda.im.0[lane].wide() * psi.re.0[lane].wide() - lambda.re.0[lane].wide() * psi.im.0[lane].wide()
 }
 
 /// λ: half the gradient of the final amplitudes, so that 2·Re⟨λ|∂ψ⟩ is the derivative.

@@ -1,7 +1,7 @@
 //! Sixteen numbers in the lanes of one vector: plain arrays, compiled for each instruction set by `pulp`'s dispatch.
 
 use super::vector::Routine;
-use crate::dtype::{DType, Element};
+use crate::dtype::Element;
 use bytemuck::Zeroable;
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -35,11 +35,6 @@ pub(crate) trait Float:
     fn dispatch<R: Routine<F = Self>>(routine: R);
     /// A thread's memory for a block of states or a tile, kept from call to call.
     fn scratch() -> &'static LocalKey<RefCell<Vec<Chunk<Self>>>>;
-
-    /// Element type of complex results.
-    fn complex_dtype() -> DType {
-        Self::Complex::DTYPE
-    }
 }
 
 thread_local! {

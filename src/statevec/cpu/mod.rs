@@ -89,6 +89,8 @@ pub(crate) struct Gradient<'a, F> {
     pub(crate) cotangent: Cotangent<'a, F>,
     /// Whether the initial states' gradients are wanted.
     pub(crate) initial: bool,
+    /// Whether the global phase's gradient is wanted: expectations do not have one.
+    pub(crate) phase: bool,
 }
 
 /// The gradient that arrives from whatever uses the final states.
@@ -105,6 +107,15 @@ pub(crate) struct Gradients {
     pub(crate) angles: Vec<f64>,
     /// `[batch][2^qubits]`, re and im, or nothing if it was not asked for.
     pub(crate) initial: Vec<[f64; 2]>,
+    /// By the global phase: `[batch]`, or nothing.
+    pub(crate) phase: Vec<f64>,
+}
+
+impl Gradients {
+    /// Zeros of the sizes asked for.
+    pub(crate) fn zeros(angles: usize, amplitudes: usize, phases: usize) -> Self {
+        Self { angles: vec![0.0; angles], initial: vec![[0.0; 2]; amplitudes], phase: vec![0.0; phases] }
+    }
 }
 
 pub(crate) fn forward<F: Float>(call: &Call<'_>, output: Output<'_, F>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! One large state at a time, sixteen amplitudes to a vector: passes over tiles that fit the second-level cache.
 #![allow(unsafe_code)]
 
-use super::batched::initial_gradient;
+use super::batched::{initial_gradient, turned};
 use super::coefficients::Table;
 use super::exec::Trip;
 use super::lanes::{Chunk, Float, Lanes, WIDTH};
@@ -229,15 +229,18 @@ fn measure<F: Float>(state: &[Chunk<F>], group: &StringGroup) -> Vec<f64> {
 pub(super) fn gradient<F: Float>(call: &Call<'_>, request: &Gradient<'_, F>) -> Result<Gradients> {
     let angles = request.exec.gradients.len();
     let width = if request.initial { 1usize << call.qubits } else { 0 };
-    let mut out =
-        Gradients { angles: vec![0.0; call.batch * angles], initial: vec![[0.0; 2]; call.batch * width] };
-    if angles == 0 && width == 0 {
+    let phases = if request.phase { call.batch } else { 0 };
+    let mut out = Gradients::zeros(call.batch * angles, call.batch * width, phases);
+    if angles == 0 && width == 0 && phases == 0 {
         return Ok(out);
     }
     let mut backward = Table::<F>::new(request.exec, call.lowered, &call.values);
     let mut lambda = allocate::<F>(call.qubits)?;
     for_samples(call, |sample, psi: &mut [Chunk<F>]| {
         cotangent(call, &request.cotangent, sample, psi, &mut lambda);
+        if let Some(out) = out.phase.get_mut(sample) {
+            *out = phase_gradient(psi, &lambda);
+        }
         let factor = backward.specialise(request.exec, call.lowered, &call.values, &[sample; WIDTH]);
         let row = &mut out.angles[sample * angles..][..angles];
         for trip in request.exec.trips.iter().rev() {
@@ -262,6 +265,17 @@ pub(super) fn gradient<F: Float>(call: &Call<'_>, request: &Gradient<'_, F>) -> 
         });
     })?;
     Ok(out)
+}
+
+/// ∂ψ = iψ of a global phase: 2·Re⟨λ|iψ⟩, in f64, blocks in order.
+fn phase_gradient<F: Float>(psi: &[Chunk<F>], lambda: &[Chunk<F>]) -> f64 {
+    let (psi, lambda) = (psi.par_chunks(1 << READOUT_BITS), lambda.par_chunks(1 << READOUT_BITS));
+    let blocks = psi.zip(lambda).map(|(psi, lambda)| {
+        let lanes = |(a, u)| (0..WIDTH).map(|lane| turned(a, u, lane)).sum::<f64>();
+        psi.iter().zip(lambda).map(lanes).sum::<f64>()
+    });
+    let blocks: Vec<f64> = blocks.collect();
+    2.0 * blocks.iter().sum::<f64>()
 }
 
 /// λ: half the gradient of the final amplitudes, so that 2·Re⟨λ|∂ψ⟩ is the derivative.
