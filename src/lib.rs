@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`attention`] | scaled-dot-product attention, forward and backward |
 //! | [`task_heads`] | attention under a gate per task and head; a head with gate 0 is not computed |
+//! | [`quantum_attention`] | attention between the states of circuits, a circuit for each task |
 //! | [`statevec`] | circuits compiled once, run on batches of states |
 //! | [`random`] | counter-based random words, the same on every backend |
 //! | [`tensor`] | tensors that own memory, and strided views of anybody's |
@@ -28,6 +29,7 @@ mod launch;
 mod layout;
 pub mod manifest;
 pub mod random;
+pub mod quantum_attention;
 pub mod statevec;
 pub mod task_heads;
 pub mod tensor;

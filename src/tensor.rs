@@ -5,6 +5,7 @@ use crate::device::Kind;
 use crate::device::{Buffer, Device};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::validate;
 pub use crate::layout::{Layout, MAX_RANK};
 use std::fmt;
 use std::marker::PhantomData;
@@ -286,6 +287,48 @@ impl<'a> TensorRef<'a> {
     /// [`Error::InvalidArgument`] if the layout reaches outside the memory.
     pub fn with_layout(&self, layout: Layout) -> Result<Self> {
         Self::new(self.memory, self.device.clone(), self.dtype, layout)
+    }
+
+    /// Complex elements as pairs of real ones (re, im): the last dimension, which is contiguous, becomes twice as long.
+    ///
+    /// # Errors
+    /// [`Error::DType`] if the elements are not complex; [`Error::InvalidArgument`] if the last dimension is not contiguous.
+    pub fn as_real(&self) -> Result<Self> {
+        let dtype = match self.dtype {
+            DType::C64 => DType::F32,
+            DType::C128 => DType::F64,
+            got => return Err(Error::DType { op: "as_real", arg: "self", expected: "c64 or c128".into(), got }),
+        };
+        self.rescaled("as_real", dtype, |n| Some(2 * n))
+    }
+
+    /// Pairs of real elements (re, im) as complex ones: the last dimension, which is contiguous and even, becomes half as long.
+    ///
+    /// # Errors
+    /// [`Error::DType`] if the elements are not f32 or f64; [`Error::InvalidArgument`] if the last dimension is odd or not
+    /// contiguous, or a stride or the offset is odd.
+    pub fn as_complex(&self) -> Result<Self> {
+        let dtype = match self.dtype {
+            DType::F32 => DType::C64,
+            DType::F64 => DType::C128,
+            got => return Err(Error::DType { op: "as_complex", arg: "self", expected: "f32 or f64".into(), got }),
+        };
+        self.rescaled("as_complex", dtype, |n| n.is_multiple_of(2).then_some(n / 2))
+    }
+
+    /// The same bytes as elements of another size, by what a number of elements becomes.
+    fn rescaled(&self, op: &'static str, dtype: DType, convert: impl Fn(usize) -> Option<usize>) -> Result<Self> {
+        validate::last_contiguous(op, "self", self)?;
+        let odd = || Error::argument(op, "self", format!("has no whole pairs: {:?}", self.layout));
+        let (mut shape, rank) = (self.layout.shape().to_vec(), self.layout.shape().len());
+        let Some(last) = shape.last_mut() else { return Err(odd()) };
+        *last = convert(*last).ok_or_else(odd)?;
+        let mut strides = vec![1; rank];
+        for (i, stride) in strides.iter_mut().enumerate().take(rank - 1) {
+            *stride = convert(self.layout.step(i)).ok_or_else(odd)?;
+        }
+        let layout = Layout::new(&shape, &strides, convert(self.layout.offset()).ok_or_else(odd)?)?;
+        Self::new(self.memory, self.device.clone(), dtype, layout)
     }
 
     /// Dimensions reordered: dimension `i` of the result is dimension `order[i]`.

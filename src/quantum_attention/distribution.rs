@@ -5,7 +5,8 @@ use super::{Mix, QuantumAttention, QuantumAttentionOutput, Thetas};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::random::Stream;
-use crate::statevec::{PauliSum, sample_probabilities};
+use crate::statevec::PauliSum;
+use crate::statevec::readout::sample_probabilities;
 use crate::tensor::{Tensor, TensorRef};
 
 impl QuantumAttention {

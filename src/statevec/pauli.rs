@@ -54,6 +54,11 @@ impl PauliString {
         32 - (self.x | self.z).leading_zeros() as usize
     }
 
+    /// The qubits that carry Z, if none carries X or Y.
+    pub(crate) fn diagonal(self) -> Option<u32> {
+        (self.x == 0).then_some(self.z)
+    }
+
     /// Number of Y factors: P|x⟩ = i^y (−1)^{x·z} |x ⊕ x-mask⟩.
     pub(crate) fn y_count(self) -> u32 {
         (self.x & self.z).count_ones()
