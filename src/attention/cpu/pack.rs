@@ -1,17 +1,18 @@
 //! Transposed copies between rows in memory and the lane layout, and dense copies padded to whole vectors.
 
+use super::lanes::Real;
 use super::views::{Rows, RowsMut};
 
 const BLOCK: usize = 8;
 
 /// `packed[d][i] = rows[i][d] · scale`, `step` columns to a row of `packed`, zeros in those beyond the last row.
 #[inline(always)]
-pub(super) fn pack_columns(rows: Rows<'_>, scale: f32, packed: &mut [f32], step: usize) {
+pub(super) fn pack_columns<T: Real>(rows: Rows<'_, T>, scale: T, packed: &mut [T], step: usize) {
     let (count, dim) = (rows.rows(), rows.dim());
     let (whole_rows, whole_dim) = (count / BLOCK * BLOCK, dim / BLOCK * BLOCK);
     for i in (0..whole_rows).step_by(BLOCK) {
         for d in (0..whole_dim).step_by(BLOCK) {
-            let block: [[f32; BLOCK]; BLOCK] = std::array::from_fn(|y| {
+            let block: [[T; BLOCK]; BLOCK] = std::array::from_fn(|y| {
                 let row = &rows.row(i + y)[d..d + BLOCK];
                 std::array::from_fn(|x| row[x] * scale)
             });
@@ -32,19 +33,19 @@ pub(super) fn pack_columns(rows: Rows<'_>, scale: f32, packed: &mut [f32], step:
     }
     if count < step {
         for d in 0..dim {
-            packed[d * step + count..(d + 1) * step].fill(0.0);
+            packed[d * step + count..(d + 1) * step].fill(T::ZERO);
         }
     }
 }
 
 /// `rows[i][d] = packed[d][i]` for every row and all of its elements.
 #[inline(always)]
-pub(super) fn unpack_columns(packed: &[f32], step: usize, rows: &mut RowsMut<'_>) {
+pub(super) fn unpack_columns<T: Real>(packed: &[T], step: usize, rows: &mut RowsMut<'_, T>) {
     let (count, dim) = (rows.rows(), rows.dim());
     let (whole_rows, whole_dim) = (count / BLOCK * BLOCK, dim / BLOCK * BLOCK);
     for i in (0..whole_rows).step_by(BLOCK) {
         for d in (0..whole_dim).step_by(BLOCK) {
-            let block: [[f32; BLOCK]; BLOCK] = std::array::from_fn(|x| {
+            let block: [[T; BLOCK]; BLOCK] = std::array::from_fn(|x| {
                 let column = &packed[(d + x) * step + i..][..BLOCK];
                 std::array::from_fn(|y| column[y])
             });
@@ -67,17 +68,17 @@ pub(super) fn unpack_columns(packed: &[f32], step: usize, rows: &mut RowsMut<'_>
 
 /// `padded[i] = rows[i]`, followed by zeros up to `step`.
 #[inline(always)]
-pub(super) fn pad_rows(rows: Rows<'_>, padded: &mut [f32], step: usize) {
+pub(super) fn pad_rows<T: Real>(rows: Rows<'_, T>, padded: &mut [T], step: usize) {
     for (i, out) in padded.chunks_exact_mut(step).take(rows.rows()).enumerate() {
         let (values, padding) = out.split_at_mut(rows.dim());
         values.copy_from_slice(rows.row(i));
-        padding.fill(0.0);
+        padding.fill(T::ZERO);
     }
 }
 
 /// In registers: the compiler turns whole arrays into shuffles.
 #[inline(always)]
-fn transposed(block: [[f32; BLOCK]; BLOCK]) -> [[f32; BLOCK]; BLOCK] {
+fn transposed<T: Real>(block: [[T; BLOCK]; BLOCK]) -> [[T; BLOCK]; BLOCK] {
     std::array::from_fn(|x| std::array::from_fn(|y| block[y][x]))
 }
 
