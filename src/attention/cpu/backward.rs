@@ -12,7 +12,7 @@
 
 use super::grade::{Buffers, Grade, Sums, Terms, WantSums, add_products, add_rows, apply_factor};
 use super::kind::{Kind, Packed, additive_gradient, outer};
-use super::lanes::{Real, Scratch, vectors, vectors_mut};
+use super::lanes::{Real, Scratch, outlined, vectors, vectors_mut};
 use super::pack::{pack_columns, pad_rows};
 use super::product::Write;
 use super::sight::{CLEAN, Sight, Streamed, Tile};
@@ -134,8 +134,8 @@ impl<T: Real> WithSimd for QueryTile<'_, T> {
         {
             // Unscaled, as `KeyTile` sees them.
             let (q, grad) = (self.q.tile(0, count, k_room), self.grad.tile(0, count, v_room));
-            pack_columns(q, T::ONE, queries, step);
-            pack_columns(grad, T::ONE, grads, step);
+            pack_columns(simd, q, T::ONE, queries, step);
+            pack_columns(simd, grad, T::ONE, grads, step);
             if self.dk.is_some() {
                 pad_rows(q, q_rows, head_step);
                 q_finite = q.all_finite();
@@ -193,8 +193,22 @@ impl<T: Real> WithSimd for QueryTile<'_, T> {
                 grade.by_raw::<S, false>(simd, &tile, p, ds, terms, &buffers, step, want, self.sums);
             }
             if self.dq.is_some() || want.weights {
-                let out = Gradient { sums: dq, other, total, weights: dw };
-                out.add(simd, &tile, grade.kind, k, key_norms, packed, ds, &mut buffers, clean, step);
+                simd.vectorize(Gradient {
+                    tile,
+                    kind: grade.kind,
+                    streamed: k,
+                    norms: key_norms,
+                    packed,
+                    ds,
+                    raw: buffers.raw,
+                    parts: [buffers.re, buffers.im],
+                    clean,
+                    step,
+                    sums: dq,
+                    other,
+                    total,
+                    weights: dw,
+                });
             }
             if let Some(dv) = &mut self.dv {
                 grade.drop(simd, p, &buffers);
@@ -212,7 +226,7 @@ impl<T: Real> WithSimd for QueryTile<'_, T> {
         }
         if let Some(out) = &mut self.dq {
             grade.kind.finish(simd, Streamed::Keys, packed, dq, other, total, step);
-            out.write_columns(dq, step);
+            out.write_columns(simd, dq, step);
         }
         if want.weights {
             self.sums.weights = dw
@@ -228,65 +242,55 @@ impl<T: Real> WithSimd for QueryTile<'_, T> {
     }
 }
 
-/// Where gradients of packed vectors are summed over the streamed ones: see [`Kind::finish`].
-struct Gradient<'s, T> {
-    sums: &'s mut [T],
-    other: &'s mut [T],
-    total: &'s mut [T],
-    /// Of an additive score's weights; empty if nobody asks.
-    weights: &'s mut [T],
-}
-
-impl<T: Real> Gradient<'_, T> {
-    /// Adds a tile's share. `ds`, by the raw score, is used up.
-    #[inline(always)]
-    fn add<S: Simd>(
-        self,
-        simd: S,
-        tile: &Tile<'_, T>,
-        kind: Kind<'_, T>,
-        streamed: Rows<'_, T>,
-        norms: &[T],
-        packed: Packed<'_, T>,
-        ds: &mut [T],
-        buffers: &mut Buffers<'_, T>,
-        clean: &mut [T],
+outlined! {
+    /// Adds a tile's share to the gradients of packed vectors, see [`Kind::finish`]. `ds`, by the raw score, is used up.
+    Gradient {
+        tile: Tile<'a, T>,
+        kind: Kind<'a, T>,
+        streamed: Rows<'a, T>,
+        norms: &'a [T],
+        packed: Packed<'a, T>,
+        ds: &'a mut [T],
+        raw: &'a [T],
+        parts: [&'a mut [T]; 2],
+        clean: &'a mut [T],
         step: usize,
-    ) {
-        match kind {
-            Kind::Dot => {
-                tile.accumulate_streamed(simd, streamed, ds, step, self.sums, Write::Add, clean);
+        sums: &'a mut [T],
+        other: &'a mut [T],
+        total: &'a mut [T],
+        weights: &'a mut [T],
+    }
+    |simd| match kind {
+        Kind::Dot => tile.accumulate_streamed(simd, streamed, ds, step, sums, Write::Add, clean),
+        Kind::Cosine => {
+            add_products::<S, T>(simd, ds, raw, step, total);
+            let width = step / T::lanes::<S>();
+            for (row, &norm) in vectors_mut::<S, T>(ds).chunks_exact_mut(width).zip(norms) {
+                let norm = T::splat(simd, norm);
+                row.iter_mut().for_each(|ds| *ds = T::vmul(simd, *ds, norm));
             }
-            Kind::Cosine => {
-                add_products::<S, T>(simd, ds, buffers.raw, step, self.total);
-                let width = step / T::lanes::<S>();
-                for (row, &norm) in vectors_mut::<S, T>(ds).chunks_exact_mut(width).zip(norms) {
-                    let norm = T::splat(simd, norm);
-                    row.iter_mut().for_each(|ds| *ds = T::vmul(simd, *ds, norm));
+            // The norm of a hidden NaN is NaN.
+            tile.hide(simd, ds, step, T::ZERO);
+            tile.accumulate_streamed(simd, streamed, ds, step, sums, Write::Add, clean);
+        }
+        Kind::Gaussian => {
+            add_rows::<S, T>(simd, ds, step, total);
+            tile.accumulate_streamed(simd, streamed, ds, step, sums, Write::Add, clean);
+        }
+        Kind::Fidelity => {
+            let two = T::splat(simd, T::of(2.0));
+            for (part, sums) in parts.into_iter().zip([sums, other]) {
+                let part = &mut part[..ds.len()];
+                for (x, ds) in vectors_mut::<S, T>(part).iter_mut().zip(vectors::<S, T>(ds)) {
+                    *x = T::vmul(simd, T::vmul(simd, two, *ds), *x);
                 }
-                // The norm of a hidden NaN is NaN.
-                tile.hide(simd, ds, step, T::ZERO);
-                tile.accumulate_streamed(simd, streamed, ds, step, self.sums, Write::Add, clean);
+                tile.hide(simd, part, step, T::ZERO);
+                tile.accumulate_streamed(simd, streamed, part, step, sums, Write::Add, clean);
             }
-            Kind::Gaussian => {
-                add_rows::<S, T>(simd, ds, step, self.total);
-                tile.accumulate_streamed(simd, streamed, ds, step, self.sums, Write::Add, clean);
-            }
-            Kind::Fidelity => {
-                let two = T::splat(simd, T::of(2.0));
-                for (part, sums) in [(&mut buffers.re, self.sums), (&mut buffers.im, self.other)] {
-                    let part = &mut part[..ds.len()];
-                    for (x, ds) in vectors_mut::<S, T>(part).iter_mut().zip(vectors::<S, T>(ds)) {
-                        *x = T::vmul(simd, T::vmul(simd, two, *ds), *x);
-                    }
-                    tile.hide(simd, part, step, T::ZERO);
-                    tile.accumulate_streamed(simd, streamed, part, step, sums, Write::Add, clean);
-                }
-            }
-            Kind::Additive(w) => {
-                let weights = (!self.weights.is_empty()).then_some(self.weights);
-                additive_gradient(simd, w, streamed, packed.plain, ds, step, self.sums, weights);
-            }
+        }
+        Kind::Additive(w) => {
+            let weights = (!weights.is_empty()).then_some(weights);
+            additive_gradient(simd, w, streamed, packed.plain, ds, step, sums, weights);
         }
     }
 }
@@ -326,14 +330,14 @@ impl<T: Real> WithSimd for KeyTile<'_, T> {
                 sizes[6],
             ]);
         let mut buffers = Buffers { raw, slope, keep, re, im, grid };
-        pack_columns(self.k.tile(0, count, q_room), T::ONE, keys, step);
+        pack_columns(simd, self.k.tile(0, count, q_room), T::ONE, keys, step);
         if complex {
             Kind::turn(Streamed::Queries, keys, turned, step);
         }
         pad(self.key_norms, norms);
         let packed = Packed { plain: keys, turned, terms: norms };
         if self.dk.is_some() {
-            pack_columns(self.v.tile(0, count, grad_room), T::ONE, values, step);
+            pack_columns(simd, self.v.tile(0, count, grad_room), T::ONE, values, step);
         }
         for zeroed in [&mut *dk, &mut *other, &mut *total, &mut *dv] {
             zeroed.fill(T::ZERO);
@@ -367,8 +371,22 @@ impl<T: Real> WithSimd for KeyTile<'_, T> {
                     grade.drop(simd, ds, &buffers);
                     let (want, mut sums) = (WantSums::default(), Sums::default());
                     grade.by_raw::<S, true>(simd, &tile, p, ds, terms, &buffers, step, want, &mut sums);
-                    let out = Gradient { sums: dk, other, total, weights: &mut [] };
-                    out.add(simd, &tile, grade.kind, q, terms.norms, packed, ds, &mut buffers, clean, step);
+                    simd.vectorize(Gradient {
+                        tile,
+                        kind: grade.kind,
+                        streamed: q,
+                        norms: terms.norms,
+                        packed,
+                        ds,
+                        raw: buffers.raw,
+                        parts: [buffers.re, buffers.im],
+                        clean,
+                        step,
+                        sums: dk,
+                        other,
+                        total,
+                        weights: &mut [],
+                    });
                 }
                 if self.dv.is_some() {
                     grade.drop(simd, p, &buffers);
@@ -382,10 +400,10 @@ impl<T: Real> WithSimd for KeyTile<'_, T> {
         }
         if let Some(out) = &mut self.dk {
             first.grade.kind.finish(simd, Streamed::Queries, packed, dk, other, total, step);
-            out.write_columns(dk, step);
+            out.write_columns(simd, dk, step);
         }
         if let Some(out) = &mut self.dv {
-            out.write_columns(dv, step);
+            out.write_columns(simd, dv, step);
         }
     }
 }

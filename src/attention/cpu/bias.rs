@@ -104,8 +104,8 @@ fn pair<S: Simd, T: Real>(
             sizes[6],
         ]);
     let mut buffers = Buffers { raw, slope, keep, re, im, grid };
-    pack_columns(reader.q.tile(query, count, k_room), T::ONE, queries, step);
-    pack_columns(reader.grad.tile(query, count, v_room), T::ONE, grads, step);
+    pack_columns(simd, reader.q.tile(query, count, k_room), T::ONE, queries, step);
+    pack_columns(simd, reader.grad.tile(query, count, v_room), T::ONE, grads, step);
     if complex {
         Kind::turn(Streamed::Keys, queries, turned, step);
     }
@@ -192,7 +192,7 @@ pub(super) fn run<T: Real>(
         };
         let readers: Vec<Reader<'_, T>> = pairs.map(reader).collect();
         let mut sums = vec![T::ZERO; QUERY_TILE * KEY_TILE];
-        call.arch.dispatch(BiasTile {
+        T::dispatch(call.arch, BiasTile {
             readers: &readers,
             queries: if one_row { 0..call.queries() } else { row..(row + QUERY_TILE).min(rows) },
             keys: if one_key { 0..call.kv_slots() } else { key..(key + KEY_TILE).min(keys) },

@@ -82,7 +82,7 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
         // Base-2 exponents from here on.
         let q = self.q.tile(0, count, room);
         let factor = if self.kind.is_dot() { T::ONE } else { self.scale };
-        pack_columns(q, if self.kind.is_dot() { self.scale } else { T::ONE }, queries, step);
+        pack_columns(simd, q, if self.kind.is_dot() { self.scale } else { T::ONE }, queries, step);
         if complex {
             Kind::turn(Streamed::Keys, queries, turned, step);
         }
@@ -108,11 +108,11 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
                 hidden: None,
             };
             let size = rows * step;
-            let addend = if adds { stage.addend(&tile, &mut extra[..size], step, grid) } else { Addend::Nothing };
+            let addend = if adds { stage.addend(simd, &tile, &mut extra[..size], step, grid) } else { Addend::Nothing };
             if addend == Addend::HidesAll {
                 continue;
             }
-            let extra = (addend != Addend::Nothing).then_some(&extra[..size]);
+            let extra = (addend != Addend::Nothing).then(|| &extra[..size]);
             tile.hidden = extra.filter(|_| addend == Addend::Hides);
             let scores = &mut scores[..size];
             let packed = Packed { plain: queries, turned, terms };
@@ -125,7 +125,7 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
             tile.hide(simd, scores, step, T::NEG_INFINITY);
             softmax(simd, scores, step, max, total, shrink);
             if stage.dropout.is_some() {
-                stage.keep(&tile, &mut keep[..size], step, grid);
+                stage.keep(simd, &tile, &mut keep[..size], step, grid);
                 for (p, keep) in vectors_mut::<S, T>(scores).iter_mut().zip(vectors::<S, T>(&keep[..size])) {
                     *p = T::vmul(simd, *p, *keep);
                 }
@@ -163,7 +163,7 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
                 *sum = T::vmul(simd, *sum, *weight);
             }
         }
-        o.write_columns(sums, step);
+        o.write_columns(simd, sums, step);
     }
 }
 

@@ -4,7 +4,7 @@
 //! is `p_ij·(r_i·m_ij·⟨do_i, v_j⟩ − δ_i)`; soft cap and scale lead from there to the raw score.
 
 use super::kind::{Kind, Packed};
-use super::lanes::{Real, vectors, vectors_mut};
+use super::lanes::{Real, outlined, vectors, vectors_mut};
 use super::sight::Tile;
 use super::stage::{Addend, Stage, TILE};
 use super::views::Rows;
@@ -122,7 +122,7 @@ impl<T: Real> Grade<'_, T> {
         let (mut addend, mut added) = (None, Addend::Nothing);
         if !extra.is_empty() {
             let extra = &mut extra[..size];
-            added = stage.addend(tile, extra, step, buffers.grid);
+            added = stage.addend(simd, tile, extra, step, buffers.grid);
             addend = Some(&*extra);
         }
         if added == Addend::HidesAll {
@@ -143,13 +143,13 @@ impl<T: Real> Grade<'_, T> {
             weigh::<S, T, BY_ROW>(simd, p, step, self.scale2, shift);
         } else {
             let slope = part(buffers.slope);
-            let slope = (slope > 0).then_some(&mut buffers.slope[..slope]);
+            let slope = (slope > 0).then(|| &mut buffers.slope[..slope]);
             stage.apply(simd, tile, p, self.scale2, addend, step, slope);
             weigh::<S, T, BY_ROW>(simd, p, step, T::ONE, shift);
         }
         tile.hide(simd, p, step, T::ZERO);
         if stage.dropout.is_some() {
-            stage.keep(tile, &mut buffers.keep[..size], step, buffers.grid);
+            stage.keep(simd, tile, &mut buffers.keep[..size], step, buffers.grid);
         }
         true
     }
@@ -201,16 +201,35 @@ impl<T: Real> Grade<'_, T> {
             return;
         }
         self.by_logit::<S, BY_ROW>(simd, tile, p, ds, terms, step);
+        let (slope, raw): (&[T], &[T]) = (buffers.slope, buffers.raw);
+        simd.vectorize(Chain { grade: *self, tile: *tile, ds, slope, raw, step, want, sums });
+    }
+}
+
+outlined! {
+    /// From the gradient by the logit to that by the raw score.
+    Chain {
+        grade: Grade<'a, T>,
+        tile: Tile<'a, T>,
+        ds: &'a mut [T],
+        slope: &'a [T],
+        raw: &'a [T],
+        step: usize,
+        want: WantSums,
+        sums: &'a mut Sums,
+    }
+    |simd| {
+        let capped = grade.stage.softcap.is_some();
         if want.slope {
             for (row, ds) in ds.chunks_exact(step).enumerate() {
                 let mut distances = [T::ZERO; TILE];
-                self.stage.distances(tile, row, &mut distances[..step], false);
+                grade.stage.distances(&tile, row, &mut distances[..step], false);
                 let sum: T = ds[..tile.cols].iter().zip(&distances).map(|(&ds, &x)| ds * x).sum();
                 sums.slope -= sum.wide();
             }
         }
         if capped {
-            for (ds, slope) in vectors_mut::<S, T>(ds).iter_mut().zip(vectors::<S, T>(buffers.slope)) {
+            for (ds, slope) in vectors_mut::<S, T>(ds).iter_mut().zip(vectors::<S, T>(slope)) {
                 *ds = T::vmul(simd, *ds, *slope);
             }
             // The cap of a hidden NaN is NaN.
@@ -218,11 +237,11 @@ impl<T: Real> Grade<'_, T> {
         }
         if want.scale {
             let mut columns = [T::ZERO; TILE];
-            add_products::<S, T>(simd, ds, buffers.raw, step, &mut columns[..step]);
+            add_products::<S, T>(simd, ds, raw, step, &mut columns[..step]);
             sums.scale += columns[..tile.cols].iter().map(|x| x.wide()).sum::<f64>();
         }
-        if self.scale != T::ONE {
-            let scale = T::splat(simd, self.scale);
+        if grade.scale != T::ONE {
+            let scale = T::splat(simd, grade.scale);
             vectors_mut::<S, T>(ds).iter_mut().for_each(|ds| *ds = T::vmul(simd, *ds, scale));
         }
     }

@@ -313,7 +313,7 @@ impl<T: Real> Pass<'_, '_, T> {
             .map(|sink| Some(unsafe { sink?.head(batch, h) }.part(first, count)));
         let mut nothing = Sums::default();
         let mut guard = sums.map(|sums| sums.lock().unwrap_or_else(PoisonError::into_inner));
-        call.arch.dispatch(QueryTile {
+        T::dispatch(call.arch, QueryTile {
             q: call.query_head(b, h).range(query, count),
             grad: call.rows_of(&self.grad, b, h).range(query, count),
             terms: self.saved.of(pair).range(query, count),
@@ -361,7 +361,7 @@ impl<T: Real> Pass<'_, '_, T> {
             }
         };
         let readers: Vec<Reader<'_, T>> = pairs.iter().map(reader).collect();
-        call.arch.dispatch(KeyTile {
+        T::dispatch(call.arch, KeyTile {
             k: call.key_head(b, kv_head).range(key, count),
             v: call.value_head(b, kv_head).range(key, count),
             key_norms: call.key_norms(b, kv_head).get(key..key + count).unwrap_or(&[]),

@@ -12,7 +12,7 @@
 //!
 //! where g is the gradient of the loss by the raw score and sums run over the streamed rows.
 
-use super::lanes::{Real, tanh, vectors, vectors_mut};
+use super::lanes::{Real, outlined, tanh, vectors, vectors_mut};
 use super::product::{Left, Product, Write, product};
 use super::sight::Streamed;
 use super::source::Head;
@@ -101,9 +101,26 @@ impl<T: Real> Kind<'_, T> {
         step: usize,
         parts: [&mut [T]; 2],
     ) {
-        let width = step / T::lanes::<S>();
         match self {
             Self::Dot => outer(simd, streamed, packed.plain, scores, step),
+            kind => simd.vectorize(Raw { kind: *kind, streamed, terms, packed, scores, step, parts }),
+        }
+    }
+
+    #[inline(always)]
+    fn raw_inline<S: Simd>(
+        &self,
+        simd: S,
+        streamed: Rows<'_, T>,
+        terms: &[T],
+        packed: Packed<'_, T>,
+        scores: &mut [T],
+        step: usize,
+        parts: [&mut [T]; 2],
+    ) {
+        let width = step / T::lanes::<S>();
+        match self {
+            Self::Dot => {}
             Self::Cosine => {
                 outer(simd, streamed, packed.plain, scores, step);
                 for (row, &term) in vectors_mut::<S, T>(scores).chunks_exact_mut(width).zip(terms) {
@@ -164,6 +181,22 @@ impl<T: Real> Kind<'_, T> {
         total: &[T],
         step: usize,
     ) {
+        if !self.is_dot() {
+            simd.vectorize(Finish { kind: *self, streamed, packed, sums, other, total, step });
+        }
+    }
+
+    #[inline(always)]
+    fn finish_inline<S: Simd>(
+        &self,
+        simd: S,
+        streamed: Streamed,
+        packed: Packed<'_, T>,
+        sums: &mut [T],
+        other: &[T],
+        total: &[T],
+        step: usize,
+    ) {
         let width = step / T::lanes::<S>();
         let (total, terms) = (vectors::<S, T>(total), vectors::<S, T>(packed.terms));
         let rows = vectors_mut::<S, T>(sums).chunks_exact_mut(width);
@@ -196,6 +229,32 @@ impl<T: Real> Kind<'_, T> {
             }
         }
     }
+}
+
+outlined! {
+    Raw {
+        kind: Kind<'a, T>,
+        streamed: Rows<'a, T>,
+        terms: &'a [T],
+        packed: Packed<'a, T>,
+        scores: &'a mut [T],
+        step: usize,
+        parts: [&'a mut [T]; 2],
+    }
+    |simd| kind.raw_inline(simd, streamed, terms, packed, scores, step, parts)
+}
+
+outlined! {
+    Finish {
+        kind: Kind<'a, T>,
+        streamed: Streamed,
+        packed: Packed<'a, T>,
+        sums: &'a mut [T],
+        other: &'a [T],
+        total: &'a [T],
+        step: usize,
+    }
+    |simd| kind.finish_inline(simd, streamed, packed, sums, other, total, step)
 }
 
 /// Σ x², in f64.

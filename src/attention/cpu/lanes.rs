@@ -4,7 +4,7 @@ use crate::dtype::Element;
 use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
 
@@ -69,13 +69,15 @@ pub(super) trait Real:
     ) -> Self::Vector<S>;
     /// 2^x for x ≤ 127; exactly 0 below the normal range, NaN for NaN, unspecified above 127.
     fn exp2<S: Simd>(simd: S, x: Self::Vector<S>) -> Self::Vector<S>;
+    /// Runs `work` with the best instruction set for the type that `arch` has.
+    fn dispatch<W: WithSimd<Output = ()>>(arch: Arch, work: W);
     /// How many terms of [`TANH`] bring |x| < 1/2 to the type's precision.
     const TANH_TERMS: usize;
 }
 
 macro_rules! real {
     ($t:ident, $vector:ident, $lanes:ident, $terms:literal, $splat:ident $add:ident $sub:ident $mul:ident $div:ident
-     $mul_add:ident $max:ident $neg:ident $abs:ident $less:ident $select:ident, $exp2:ident,
+     $mul_add:ident $max:ident $neg:ident $abs:ident $less:ident $select:ident, $exp2:ident, $dispatch:ident,
      |$from16:ident, $to16:ident| $f16:expr, |$frombf:ident, $tobf:ident| $bf16:expr) => {
         impl Real for $t {
             type Vector<S: Simd> = S::$vector;
@@ -86,6 +88,9 @@ macro_rules! real {
             const TINY: Self = $t::MIN_POSITIVE;
             const TANH_TERMS: usize = $terms;
 
+            fn dispatch<W: WithSimd<Output = ()>>(arch: Arch, work: W) {
+                $dispatch(arch, work);
+            }
             #[inline(always)]
             fn lanes<S: Simd>() -> usize {
                 S::$lanes
@@ -177,13 +182,31 @@ macro_rules! real {
 }
 
 real!(f32, f32s, F32_LANES, 7, splat_f32s add_f32s sub_f32s mul_f32s div_f32s mul_add_e_f32s max_f32s neg_f32s abs_f32s
-      less_than_f32s select_f32s, exp2_f32,
+      less_than_f32s select_f32s, exp2_f32, dispatch_f32,
       |from, to| from.convert_to_f32_slice(to),
       |from, to| for (to, from) in to.iter_mut().zip(from) { *to = f32::from_bits(u32::from(from.to_bits()) << 16) });
 real!(f64, f64s, F64_LANES, 17, splat_f64s add_f64s sub_f64s mul_f64s div_f64s mul_add_e_f64s max_f64s neg_f64s abs_f64s
-      less_than_f64s select_f64s, exp2_f64,
+      less_than_f64s select_f64s, exp2_f64, dispatch_f64,
       |from, to| from.convert_to_f64_slice(to),
       |from, to| from.convert_to_f64_slice(to));
+
+fn dispatch_f32<W: WithSimd<Output = ()>>(arch: Arch, work: W) {
+    arch.dispatch(work);
+}
+
+/// Without AVX-512: compiling f64 for one instruction set more is not worth it.
+#[cfg(target_arch = "x86_64")]
+fn dispatch_f64<W: WithSimd<Output = ()>>(arch: Arch, work: W) {
+    match pulp::x86::V3::try_new().filter(|_| !matches!(arch, Arch::Scalar)) {
+        Some(v3) => Simd::vectorize(v3, work),
+        None => Simd::vectorize(pulp::Scalar::new(), work),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn dispatch_f64<W: WithSimd<Output = ()>>(arch: Arch, work: W) {
+    arch.dispatch(work);
+}
 
 /// Below this 2^x is no longer a normal number and becomes 0: denormals take some processors a hundred cycles each, and hidden
 /// scores (−∞) must give exactly 0.
@@ -293,6 +316,28 @@ pub(super) fn tanh<S: Simd, T: Real>(simd: S, x: T::Vector<S>) -> T::Vector<S> {
     let signed = T::select_less(simd, x, splat(0.0), T::negative(simd, far), far);
     T::select_less(simd, size, splat(0.5), near, signed)
 }
+
+/// A function of vectors that is compiled once for each instruction set and type, however often it is used: the passes share
+/// most of their parts, and inlining them everywhere multiplies the time it takes to compile.
+macro_rules! outlined {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? } |$simd:ident| $body:expr) => {
+        $(#[$doc])*
+        pub(super) struct $name<'a, T> {
+            $(pub(super) $field: $type,)*
+        }
+
+        impl<'a, T: $crate::attention::cpu::lanes::Real> pulp::WithSimd for $name<'a, T> {
+            type Output = ();
+
+            #[inline(always)]
+            fn with_simd<S: pulp::Simd>(self, $simd: S) {
+                let Self { $($field),* } = self;
+                $body
+            }
+        }
+    };
+}
+pub(super) use outlined;
 
 /// `values` as vectors; its length is a multiple of the vector width.
 #[inline(always)]

@@ -1,13 +1,14 @@
 //! Transposed copies between rows in memory and the lane layout, and dense copies padded to whole vectors.
 
-use super::lanes::Real;
+use super::lanes::{Real, outlined};
+use pulp::Simd;
 use super::views::{Rows, RowsMut};
 
 const BLOCK: usize = 8;
 
 /// `packed[d][i] = rows[i][d] · scale`, `step` columns to a row of `packed`, zeros in those beyond the last row.
 #[inline(always)]
-pub(super) fn pack_columns<T: Real>(rows: Rows<'_, T>, scale: T, packed: &mut [T], step: usize) {
+fn pack_inline<T: Real>(rows: Rows<'_, T>, scale: T, packed: &mut [T], step: usize) {
     let (count, dim) = (rows.rows(), rows.dim());
     let (whole_rows, whole_dim) = (count / BLOCK * BLOCK, dim / BLOCK * BLOCK);
     for i in (0..whole_rows).step_by(BLOCK) {
@@ -40,7 +41,7 @@ pub(super) fn pack_columns<T: Real>(rows: Rows<'_, T>, scale: T, packed: &mut [T
 
 /// `rows[i][d] = packed[d][i]` for every row and all of its elements.
 #[inline(always)]
-pub(super) fn unpack_columns<T: Real>(packed: &[T], step: usize, rows: &mut RowsMut<'_, T>) {
+fn unpack_inline<T: Real>(packed: &[T], step: usize, rows: &mut RowsMut<'_, T>) {
     let (count, dim) = (rows.rows(), rows.dim());
     let (whole_rows, whole_dim) = (count / BLOCK * BLOCK, dim / BLOCK * BLOCK);
     for i in (0..whole_rows).step_by(BLOCK) {
@@ -64,6 +65,34 @@ pub(super) fn unpack_columns<T: Real>(packed: &[T], step: usize, rows: &mut Rows
             *x = packed[d * step + i];
         }
     }
+}
+
+outlined! {
+    Pack { rows: Rows<'a, T>, scale: T, packed: &'a mut [T], step: usize }
+    |_simd| pack_inline(rows, scale, packed, step)
+}
+
+outlined! {
+    Unpack { packed: &'a [T], step: usize, rows: RowsMut<'a, T> }
+    |_simd| { let mut rows = rows; unpack_inline(packed, step, &mut rows) }
+}
+
+/// `packed[d][i] = rows[i][d] · scale`, `step` columns to a row of `packed`, zeros in those beyond the last row.
+#[inline(always)]
+pub(super) fn pack_columns<S: Simd, T: Real>(
+    simd: S,
+    rows: Rows<'_, T>,
+    scale: T,
+    packed: &mut [T],
+    step: usize,
+) {
+    simd.vectorize(Pack { rows, scale, packed, step });
+}
+
+/// `rows[i][d] = packed[d][i]` for every row and all of its elements.
+#[inline(always)]
+pub(super) fn unpack_columns<S: Simd, T: Real>(simd: S, packed: &[T], step: usize, rows: RowsMut<'_, T>) {
+    simd.vectorize(Unpack { packed, step, rows });
 }
 
 /// `padded[i] = rows[i]`, followed by zeros up to `step`.
@@ -93,7 +122,7 @@ mod tests {
                 let (row_step, step) = (dim + 2, 32);
                 let data: Vec<f32> = (0..count * row_step).map(|i| i as f32).collect();
                 let mut packed = vec![f32::NAN; dim * step];
-                pack_columns(Rows::of(&data, count, row_step, dim), 2.0, &mut packed, step);
+                pack_inline(Rows::of(&data, count, row_step, dim), 2.0, &mut packed, step);
                 for d in 0..dim {
                     for i in 0..step {
                         let want = if i < count { 2.0 * data[i * row_step + d] } else { 0.0 };
@@ -101,7 +130,7 @@ mod tests {
                     }
                 }
                 let mut back = vec![-1.0; count * row_step];
-                unpack_columns(&packed, step, &mut RowsMut::of(&mut back, count, row_step, dim));
+                unpack_inline(&packed, step, &mut RowsMut::of(&mut back, count, row_step, dim));
                 for (i, &got) in back.iter().enumerate() {
                     let want = if i % row_step < dim { 2.0 * data[i] } else { -1.0 };
                     assert_eq!(got, want, "{count}×{dim} at {i}");

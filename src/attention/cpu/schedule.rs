@@ -144,7 +144,7 @@ pub(super) fn run<T: Real>(arch: Arch, problem: &Problem<'_>, outputs: &mut Forw
             Output::Rows { o, lse }
         };
         let (kv, grade) = (h / call.group, call.grade(b, h, heads));
-        call.arch.dispatch(ForwardTile {
+        T::dispatch(call.arch, ForwardTile {
             q,
             k: call.key_head(b, kv),
             v: call.value_head(b, kv),

@@ -1,6 +1,6 @@
 //! Which query sees which key, and what that means for tiles of scores.
 
-use super::lanes::Real;
+use super::lanes::{Real, outlined, vectors, vectors_mut};
 use super::product::{Left, Product, Write, product};
 use super::views::{Rows, RowsMut};
 use pulp::Simd;
@@ -140,19 +140,8 @@ impl<T: Real> Tile<'_, T> {
     /// Overwrites hidden scores with `value`. `tile` has rows of `step ≥ cols`.
     #[inline(always)]
     pub(super) fn hide<S: Simd>(&self, simd: S, tile: &mut [T], step: usize, value: T) {
-        let full = self.full();
-        for row in (0..full.start).chain(full.end..self.rows) {
-            let visible = self.columns(row);
-            let scores = &mut tile[row * step..][..step];
-            scores[..visible.start].fill(value);
-            scores[visible.end..].fill(value);
-        }
-        if let Some(hidden) = self.hidden {
-            let (value, lowest) = (T::splat(simd, value), T::splat(simd, T::LOWEST));
-            let tile = super::lanes::vectors_mut::<S, T>(tile).iter_mut();
-            for (x, hidden) in tile.zip(super::lanes::vectors::<S, T>(hidden)) {
-                *x = T::select_less(simd, *hidden, lowest, value, *x);
-            }
+        if self.hidden.is_some() || self.full().len() < self.rows {
+            simd.vectorize(Hide { of: *self, tile, step, value });
         }
     }
 
@@ -180,22 +169,7 @@ impl<T: Real> Tile<'_, T> {
             product(simd, Product { a: Left::Columns(x), b, c, cols: step, write });
             return;
         }
-        // 0·NaN would reach every column: multiply a copy without the offenders, then add them where they are seen.
-        let suspect = |row: usize| partial.iter().any(|rows| rows.contains(&row));
-        for first in (0..dim).step_by(CLEAN) {
-            let width = CLEAN.min(dim - first);
-            let (x, sums) = (x.columns(first, width), &mut sums[first * step..][..width * step]);
-            copy_finite(x, suspect, clean);
-            let a = Left::Columns(Rows::of(clean, x.rows(), width, width));
-            product(simd, Product { a, b, c: RowsMut::of(sums, width, step, step), cols: step, write });
-            for row in (0..x.rows()).filter(|&row| suspect(row)) {
-                for (e, &value) in x.row(row).iter().enumerate().filter(|(_, value)| !value.finite()) {
-                    for col in self.columns(row).filter(|&col| self.sees(row, col, step)) {
-                        sums[e * step + col] += value * weights[row * step + col];
-                    }
-                }
-            }
-        }
+        simd.vectorize(Streaming { of: *self, x, weights, step, sums, write, clean });
     }
 
     /// `sums[row] += Σ_col weights[row][col] · x[col]` for rows of `sums`, under the same promise.
@@ -219,16 +193,85 @@ impl<T: Real> Tile<'_, T> {
             product(simd, Product { a, b: x, c, cols, write: Write::Add });
             return;
         }
+        simd.vectorize(Packing { of: *self, weights, step, x, sums, clean });
+    }
+}
+
+outlined! {
+    Hide { of: Tile<'a, T>, tile: &'a mut [T], step: usize, value: T }
+    |simd| {
+        let full = of.full();
+        for row in (0..full.start).chain(full.end..of.rows) {
+            let visible = of.columns(row);
+            let scores = &mut tile[row * step..][..step];
+            scores[..visible.start].fill(value);
+            scores[visible.end..].fill(value);
+        }
+        if let Some(hidden) = of.hidden {
+            let (value, lowest) = (T::splat(simd, value), T::splat(simd, T::LOWEST));
+            for (x, hidden) in vectors_mut::<S, T>(tile).iter_mut().zip(vectors::<S, T>(hidden)) {
+                *x = T::select_less(simd, *hidden, lowest, value, *x);
+            }
+        }
+    }
+}
+
+outlined! {
+    /// 0·NaN would reach every column: multiplies a copy without the offenders, then adds them where they are seen.
+    Streaming {
+        of: Tile<'a, T>,
+        x: Rows<'a, T>,
+        weights: &'a [T],
+        step: usize,
+        sums: &'a mut [T],
+        write: Write<'a, T>,
+        clean: &'a mut [T],
+    }
+    |simd| {
+        let partial = of.partial();
+        let suspect = |row: usize| partial.iter().any(|rows| rows.contains(&row));
+        let b = Rows::of(weights, x.rows(), step, step);
+        for first in (0..x.dim()).step_by(CLEAN) {
+            let width = CLEAN.min(x.dim() - first);
+            let (x, sums) = (x.columns(first, width), &mut sums[first * step..][..width * step]);
+            copy_finite(x, suspect, clean);
+            let a = Left::Columns(Rows::of(clean, x.rows(), width, width));
+            product(simd, Product { a, b, c: RowsMut::of(sums, width, step, step), cols: step, write });
+            for row in (0..x.rows()).filter(|&row| suspect(row)) {
+                for (e, &value) in x.row(row).iter().enumerate().filter(|(_, value)| !value.finite()) {
+                    for col in of.columns(row).filter(|&col| of.sees(row, col, step)) {
+                        sums[e * step + col] += value * weights[row * step + col];
+                    }
+                }
+            }
+        }
+    }
+}
+
+outlined! {
+    /// As [`Streaming`], the other way round.
+    Packing {
+        of: Tile<'a, T>,
+        weights: &'a [T],
+        step: usize,
+        x: Rows<'a, T>,
+        sums: RowsMut<'a, T>,
+        clean: &'a mut [T],
+    }
+    |simd| {
+        let mut sums = sums;
+        let a = Left::Rows(Rows::of(weights, of.rows, step, of.cols));
+        let cols = sums.dim();
         for first in (0..cols).step_by(CLEAN) {
             let width = CLEAN.min(cols - first);
             let x = x.columns(first, CLEAN.min(x.dim() - first));
             let mut sums = sums.columns(first, width);
             copy_finite(x, |_| true, clean);
             let b = Rows::of(clean, x.rows(), x.dim(), x.dim());
-            product(simd, Product { a, b, c: sums.range(0, self.rows), cols: width, write: Write::Add });
-            for row in 0..self.rows {
+            product(simd, Product { a, b, c: sums.range(0, of.rows), cols: width, write: Write::Add });
+            for row in 0..of.rows {
                 let sums = sums.row(row);
-                for col in self.columns(row).filter(|&col| self.sees(row, col, step)) {
+                for col in of.columns(row).filter(|&col| of.sees(row, col, step)) {
                     let bad = sums.iter_mut().zip(x.row(col)).filter(|(_, value)| !value.finite());
                     for (sum, &value) in bad {
                         *sum += value * weights[row * step + col];

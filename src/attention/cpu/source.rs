@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{Memory, TensorMut, TensorRef};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use pulp::Simd;
 use std::marker::PhantomData;
 
 /// How elements are stored, beside the type computed in.
@@ -357,9 +358,9 @@ impl<T: Real> HeadMut<'_, T> {
 
     /// `self[i][d] = packed[d][i]` for every row.
     #[inline(always)]
-    pub(super) fn write_columns(&mut self, packed: &[T], step: usize) {
-        if let Some(mut rows) = self.in_place() {
-            unpack_columns(packed, step, &mut rows);
+    pub(super) fn write_columns<S: Simd>(&mut self, simd: S, packed: &[T], step: usize) {
+        if let Some(rows) = self.in_place() {
+            unpack_columns(simd, packed, step, rows);
             return;
         }
         let mut values = vec![T::ZERO; self.dim];

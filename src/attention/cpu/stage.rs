@@ -3,7 +3,7 @@
 //! Everything is in base 2, as the exponents are, and laid out as the score tile is. Bias, mask and random words are read along
 //! their rows (queries) and transposed where the tile has queries across its columns.
 
-use super::lanes::{Real, tanh, vectors, vectors_mut};
+use super::lanes::{Real, outlined, tanh, vectors, vectors_mut};
 use super::pack::pack_columns;
 use super::sight::{Streamed, Tile};
 use super::views::Rows;
@@ -255,7 +255,28 @@ impl<T: Real> Stage<'_, T> {
 
     /// Bias and mask of a tile into `extra`, as the tile is laid out. `room`: `TILE · TILE`.
     #[inline(always)]
-    pub(super) fn addend(&self, tile: &Tile<'_, T>, extra: &mut [T], step: usize, room: &mut [T]) -> Addend {
+    pub(super) fn addend<S: Simd>(
+        &self,
+        simd: S,
+        tile: &Tile<'_, T>,
+        extra: &mut [T],
+        step: usize,
+        room: &mut [T],
+    ) -> Addend {
+        let mut found = Addend::Nothing;
+        simd.vectorize(Adding { stage: *self, tile: *tile, extra, step, room, found: &mut found });
+        found
+    }
+
+    #[inline(always)]
+    fn find_addend<S: Simd>(
+        &self,
+        simd: S,
+        tile: &Tile<'_, T>,
+        extra: &mut [T],
+        step: usize,
+        room: &mut [T],
+    ) -> Addend {
         let (queries, keys) = match tile.streamed {
             Streamed::Keys => (tile.cols, tile.rows),
             Streamed::Queries => (tile.rows, tile.cols),
@@ -295,7 +316,7 @@ impl<T: Real> Stage<'_, T> {
             for (i, out) in room.chunks_exact_mut(keys).take(queries).enumerate() {
                 row(i, out);
             }
-            pack_columns(Rows::of(room, queries, keys, keys), T::ONE, extra, step);
+            pack_columns(simd, Rows::of(room, queries, keys, keys), T::ONE, extra, step);
         }
         let hides = hides || (bias.is_some() && extra.contains(&T::NEG_INFINITY));
         if hides { Addend::Hides } else { Addend::Plain }
@@ -304,6 +325,20 @@ impl<T: Real> Stage<'_, T> {
     /// Scores times `factor`, in base 2, become logits. `slope`: d capped / d score, if there is a cap and somebody asks.
     #[inline(always)]
     pub(super) fn apply<S: Simd>(
+        &self,
+        simd: S,
+        tile: &Tile<'_, T>,
+        scores: &mut [T],
+        factor: T,
+        extra: Option<&[T]>,
+        step: usize,
+        slope: Option<&mut [T]>,
+    ) {
+        simd.vectorize(Applying { stage: *self, tile: *tile, scores, factor, extra, step, slope });
+    }
+
+    #[inline(always)]
+    fn apply_inline<S: Simd>(
         &self,
         simd: S,
         tile: &Tile<'_, T>,
@@ -381,7 +416,26 @@ impl<T: Real> Stage<'_, T> {
 
     /// What dropout multiplies each weight by, as the tile is laid out. `room`: `TILE · TILE`.
     #[inline(always)]
-    pub(super) fn keep(&self, tile: &Tile<'_, T>, keep: &mut [T], step: usize, room: &mut [T]) {
+    pub(super) fn keep<S: Simd>(
+        &self,
+        simd: S,
+        tile: &Tile<'_, T>,
+        keep: &mut [T],
+        step: usize,
+        room: &mut [T],
+    ) {
+        simd.vectorize(Keeping { stage: *self, tile: *tile, keep, step, room });
+    }
+
+    #[inline(always)]
+    fn keep_inline<S: Simd>(
+        &self,
+        simd: S,
+        tile: &Tile<'_, T>,
+        keep: &mut [T],
+        step: usize,
+        room: &mut [T],
+    ) {
         let Some(drop) = self.dropout else { return };
         let index = |i: usize| drop.index + i as u64 * drop.step + tile.key as u64;
         match tile.streamed {
@@ -389,7 +443,7 @@ impl<T: Real> Stage<'_, T> {
                 for (i, out) in room.chunks_exact_mut(tile.rows).take(tile.cols).enumerate() {
                     drop.row(index(i), out);
                 }
-                pack_columns(Rows::of(room, tile.cols, tile.rows, tile.rows), T::ONE, keep, step);
+                pack_columns(simd, Rows::of(room, tile.cols, tile.rows, tile.rows), T::ONE, keep, step);
             }
             Streamed::Queries => {
                 for (i, out) in keep.chunks_exact_mut(step).take(tile.rows).enumerate() {
@@ -399,6 +453,36 @@ impl<T: Real> Stage<'_, T> {
             }
         }
     }
+}
+
+outlined! {
+    Adding {
+        stage: Stage<'a, T>,
+        tile: Tile<'a, T>,
+        extra: &'a mut [T],
+        step: usize,
+        room: &'a mut [T],
+        found: &'a mut Addend,
+    }
+    |simd| *found = stage.find_addend(simd, &tile, extra, step, room)
+}
+
+outlined! {
+    Applying {
+        stage: Stage<'a, T>,
+        tile: Tile<'a, T>,
+        scores: &'a mut [T],
+        factor: T,
+        extra: Option<&'a [T]>,
+        step: usize,
+        slope: Option<&'a mut [T]>,
+    }
+    |simd| stage.apply_inline(simd, &tile, scores, factor, extra, step, slope)
+}
+
+outlined! {
+    Keeping { stage: Stage<'a, T>, tile: Tile<'a, T>, keep: &'a mut [T], step: usize, room: &'a mut [T] }
+    |simd| stage.keep_inline(simd, &tile, keep, step, room)
 }
 
 impl<T: Real> Drop<T> {
