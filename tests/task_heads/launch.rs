@@ -149,7 +149,7 @@ impl Launch {
 
     pub fn attention_options(&self) -> AttentionOptions<'_> {
         AttentionOptions {
-            scale: self.scale,
+            scale: self.scale.map(f64::from),
             causal: self.case.attention.causal,
             query_offset: match &self.offset {
                 QueryOffsetData::BottomRight => QueryOffset::BottomRight,
