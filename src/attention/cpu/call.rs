@@ -75,6 +75,13 @@ pub(super) struct Call<'a, T> {
 
 impl<'a, T: Real> Call<'a, T> {
     pub(super) fn new(arch: Arch, problem: &Problem<'a>) -> Result<Self> {
+        let mut call = Self::without_norms(arch, problem)?;
+        call.key_norms = call.all_key_norms();
+        Ok(call)
+    }
+
+    /// Without reading q, k or v.
+    pub(super) fn without_norms(arch: Arch, problem: &Problem<'a>) -> Result<Self> {
         let op = problem.op;
         let head_source = |arg, tensor| Source::<T>::new(op, arg, tensor);
         let heads = problem.heads.as_ref();
@@ -89,7 +96,7 @@ impl<'a, T: Real> Call<'a, T> {
             Score::Fidelity => (Form::Fidelity, Vec::new()),
             Score::Additive { w } => (Form::Additive, w.to_vec::<T>()?),
         };
-        let mut call = Self {
+        Ok(Self {
             arch,
             q_heads: problem.q_heads,
             kv_heads: problem.kv_heads,
@@ -118,9 +125,7 @@ impl<'a, T: Real> Call<'a, T> {
             packed: problem.is_packed(),
             pages: pages(problem)?,
             key_norms: Vec::new(),
-        };
-        call.key_norms = call.all_key_norms();
-        Ok(call)
+        })
     }
 
     /// Whether samples lie end to end, with as many key rows as keys.

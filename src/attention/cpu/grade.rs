@@ -80,6 +80,11 @@ pub(super) struct Grade<'a, T> {
 }
 
 impl<T: Real> Grade<'_, T> {
+    /// The same, every weight kept.
+    pub(super) fn without_dropout(self) -> Self {
+        Self { stage: Stage { dropout: None, ..self.stage }, ..self }
+    }
+
     /// The same from a later query on.
     pub(super) fn from_query(self, query: usize) -> Self {
         Self { stage: self.stage.from_query(query), ..self }

@@ -20,12 +20,14 @@
 //! Dao, FlashAttention-2, arXiv:2307.08691. Register blocking: Goto & van de Geijn, doi:10.1145/1356052.1356053.
 #![allow(unsafe_code)] // Output rows are shared out between threads, and the micro-kernel reads without bounds checks.
 
+mod append;
 mod backward;
 mod bias;
 mod call;
 mod forward;
 mod grade;
 mod gradients;
+mod inspect;
 mod kind;
 mod lanes;
 mod pack;
@@ -38,6 +40,10 @@ mod views;
 
 #[cfg(test)]
 mod tests;
+
+pub(super) use append::append;
+pub(super) use inspect::{entropy, weights};
+pub(super) use schedule::tiles;
 
 use super::features::{Capabilities, Feature};
 use super::problem::MAX_DIM;

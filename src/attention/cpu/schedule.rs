@@ -1,10 +1,12 @@
 //! The forward pass cut into work items: tiles of queries, and parts of long caches for the few queries of decoding.
 
 use super::call::Call;
-use super::forward::{ForwardTile, Output, QUERY_TILE, combine};
+use super::forward::{ForwardTile, KEY_TILE, Output, QUERY_TILE, combine};
 use super::lanes::{Real, Scratch};
 use super::source::Sink;
-use crate::attention::{Forward, Problem};
+use crate::attention::plan::Tiles;
+use crate::attention::{Forward, Problem, Score};
+use crate::dtype::DType;
 use crate::error::Result;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -182,6 +184,47 @@ pub(super) fn run<T: Real>(arch: Arch, problem: &Problem<'_>, outputs: &mut Forw
         }
     });
     Ok(())
+}
+
+/// The forward pass's tiles: all there are, and those some query sees.
+pub(in crate::attention) fn tiles(problem: &Problem<'_>) -> Result<Tiles> {
+    match problem.accumulator {
+        DType::F64 => tiles_of::<f64>(problem),
+        _ => tiles_of::<f32>(problem),
+    }
+}
+
+fn tiles_of<T: Real>(problem: &Problem<'_>) -> Result<Tiles> {
+    let call = Call::<T>::without_norms(Arch::new(), problem)?;
+    let (items, cuts, _) = plan(&call);
+    let (mut visited, mut total) = (0, 0);
+    for item in &items {
+        let all = call.samples[item.b].sight;
+        let rows = if item.heads > 1 { 1 } else { item.count };
+        let seen = all.visible_to(item.query..item.query + rows);
+        let (start, end) = (seen.start.max(item.keys.start), seen.end.min(item.keys.end));
+        total += item.keys.len().div_ceil(KEY_TILE) as u64;
+        let stage = call.grade(item.b, item.h, item.heads).stage.from_query(item.query);
+        for key in (start / KEY_TILE * KEY_TILE..end).step_by(KEY_TILE) {
+            visited += u64::from(!stage.mask_hides(item.count, key, KEY_TILE.min(end - key)));
+        }
+    }
+    let name = match problem.score {
+        Score::Dot => "dot",
+        Score::ComplexDot => "complex dot",
+        Score::Cosine => "cosine",
+        Score::Gaussian { .. } => "Gaussian",
+        Score::Fidelity => "fidelity",
+        Score::Additive { .. } => "additive",
+    };
+    let mut variant = format!("{name} scores of {}, {:?}, {} work items", problem.dtype, call.arch, items.len());
+    if !cuts.is_empty() {
+        variant.push_str(&format!(", caches in parts of {PART_KEYS} keys"));
+    }
+    if items.iter().any(|item| item.heads > 1) {
+        variant.push_str(", heads of a group in one tile");
+    }
+    Ok(Tiles { variant, tile: [QUERY_TILE, KEY_TILE], visited, total })
 }
 
 /// Calls `zero` for rows of a packed query tensor that belong to no sample: they attend to nothing.

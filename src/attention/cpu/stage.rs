@@ -241,6 +241,11 @@ impl<T: Real> Stage<'_, T> {
         self.softcap.is_none() && self.bias.is_none() && self.mask.is_none() && self.slopes.is_none()
     }
 
+    /// Whether the mask hides `count` keys from `key` on from the first `rows` rows.
+    pub(super) fn mask_hides(&self, rows: usize, key: usize, count: usize) -> bool {
+        self.mask.is_some_and(|mask| mask.hides(rows, key, count).1)
+    }
+
     /// Whether bias or mask hides a key from row `row`, counted from where `self` starts.
     pub(super) fn hides(&self, row: usize, key: usize) -> bool {
         let mut value = [T::ZERO];

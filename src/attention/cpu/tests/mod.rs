@@ -1,5 +1,6 @@
 //! Against the formulas in f64, at the sizes and values that break tiles.
 
+mod features;
 mod formulas;
 
 use super::super::*;
