@@ -325,8 +325,8 @@ fn check(case: &Case) {
     for (n, (name, got)) in names.iter().zip(&exact.2).enumerate() {
         let Some(got) = got else { continue };
         let size = data.inputs[n].len();
-        // All of a small input, a dozen elements of a large one.
-        for index in (0..size).step_by((size / 12).max(1)) {
+        // All of a small input, a few elements of a large one.
+        for index in (0..size).step_by((size / 5).max(1)) {
             let (mut up, mut down) = (data.clone(), data.clone());
             up.inputs[n][index] += 1e-4;
             down.inputs[n][index] -= 1e-4;
@@ -360,17 +360,20 @@ const SCORES: [&str; 6] = ["dot", "complex", "cosine", "gaussian", "fidelity", "
 #[test]
 fn every_score_alone() {
     for score in SCORES {
-        for (q_len, keys) in [(3, 5), (1, 1), (70, 131)] {
+        for (q_len, keys) in [(3, 5), (1, 1)] {
             check(&Case::new(score, q_len, keys));
         }
+        check(&Case { batch: 1, heads: 2, kv_heads: 1, ..Case::new(score, 70, 131) });
     }
 }
 
 #[test]
 fn every_score_with_everything() {
     for (n, score) in SCORES.into_iter().enumerate() {
-        for (q_len, keys) in [(9, 12), (66, 140)] {
+        for (q_len, keys) in [(9, 12), (66, 134)] {
             check(&Case {
+                dim: 4,
+                value_dim: 3,
                 softcap: Some(2.0),
                 window: Some(Window { left: 40, right: 3 }),
                 offset: Some(4),
@@ -390,7 +393,7 @@ fn every_score_with_everything() {
 
 #[test]
 fn every_option_alone_and_every_broadcast() {
-    let base = || Case::new("dot", 67, 135);
+    let base = || Case { dim: 2, value_dim: 2, heads: 2, kv_heads: 1, ..Case::new("dot", 67, 131) };
     check(&Case { softcap: Some(0.8), ..base() });
     check(&Case { alibi: true, causal: true, ..base() });
     check(&Case { alibi: true, offset: Some(-20), ..base() });
@@ -399,8 +402,7 @@ fn every_option_alone_and_every_broadcast() {
     check(&Case { window: Some(Window { left: 5, right: Window::UNLIMITED }), ..base() });
     check(&Case { window: Some(Window { left: 20, right: 0 }), causal: true, offset: Some(70), ..base() });
     for bits in 0..16 {
-        let shape = [2, 4, 67, 135].map(|n: usize| n);
-        let shape = std::array::from_fn(|d| if bits >> d & 1 == 1 { 1 } else { shape[d] });
+        let shape = std::array::from_fn(|d| if bits >> d & 1 == 1 { 1 } else { [2, 2, 67, 131][d] });
         check(&Case { bias: Some(shape), seed: bits as u64, ..base() });
         check(&Case { mask: Some(shape), causal: bits % 2 == 0, seed: bits as u64, ..base() });
     }

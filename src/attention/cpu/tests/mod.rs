@@ -2,6 +2,7 @@
 
 mod features;
 mod formulas;
+mod layouts;
 
 use super::super::*;
 use crate::tensor::{Layout, TensorRef};
