@@ -53,7 +53,11 @@ pub fn attention_append(
             (rows.saturating_mul(per_sample), Some((ids, per_sample)))
         }
         Sequences::Packed { .. } => {
-            return Err(Error::argument(op, "sequences", "are packed end to end, which leaves no room behind them"));
+            return Err(Error::argument(
+                op,
+                "sequences",
+                "are packed end to end, which leaves no room behind them",
+            ));
         }
     };
     let fits = |len: i64| {

@@ -83,5 +83,11 @@ fn problem<'a>(
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub(super) fn not_yet(problem: &Problem<'_>) -> Error {
     let backend = problem.q.device().backend();
-    Error::Unsupported { op: problem.op, backend, what: "device", limit: "cpu".into(), got: backend.to_string() }
+    Error::Unsupported {
+        op: problem.op,
+        backend,
+        what: "device",
+        limit: "cpu".into(),
+        got: backend.to_string(),
+    }
 }

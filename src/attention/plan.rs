@@ -110,8 +110,7 @@ impl Problem<'_> {
         let (head_dim, value_dim) = ((twice * self.head_dim) as u64, self.value_dim as u64);
         let bytes = |tensor: &TensorRef<'_>| (tensor.layout().len() * tensor.dtype().size()) as u64;
         let rows = self.lse_shape().iter().product::<usize>() as u64;
-        let outputs =
-            rows * value_dim * self.dtype.size() as u64 + rows * self.accumulator.size() as u64;
+        let outputs = rows * value_dim * self.dtype.size() as u64 + rows * self.accumulator.size() as u64;
         let tables: u64 = [&self.bias, &self.mask].into_iter().flatten().map(bytes).sum();
         AttentionPlan {
             backend: self.q.device().backend(),

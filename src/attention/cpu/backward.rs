@@ -100,35 +100,61 @@ impl<T: Real> WithSimd for QueryTile<'_, T> {
         let complex = grade.kind.is_complex();
         let if_needed = |needed: bool, n: usize| if needed { n } else { 0 };
         let sizes = grade.sizes(KEY_TILE * step, want);
-        let [queries, turned, norms, grads, p, ds, dq, other, total, dw, q_rows, grad_rows, clean, k_room, v_room, shift, delta, factor, dr, raw, slope, keep, re, im, grid, extra] =
-            self.scratch.parts([
-                head_dim * step,
-                if_needed(complex, head_dim * step),
-                step,
-                value_dim * step,
-                KEY_TILE * step,
-                KEY_TILE * step,
-                head_dim * step,
-                if_needed(complex, head_dim * step),
-                step,
-                if_needed(want.weights, head_dim * step),
-                if_needed(self.dk.is_some(), count * head_step),
-                if_needed(self.dv.is_some(), count * value_step),
-                KEY_TILE.max(QUERY_TILE) * head_step.max(value_step).min(CLEAN),
-                self.q.room(count).max(self.k.room(KEY_TILE)),
-                self.grad.room(count).max(self.v.room(KEY_TILE)),
-                step,
-                step,
-                step,
-                step,
-                sizes[0],
-                sizes[1],
-                sizes[2],
-                sizes[3],
-                sizes[4],
-                sizes[5],
-                sizes[6],
-            ]);
+        let [
+            queries,
+            turned,
+            norms,
+            grads,
+            p,
+            ds,
+            dq,
+            other,
+            total,
+            dw,
+            q_rows,
+            grad_rows,
+            clean,
+            k_room,
+            v_room,
+            shift,
+            delta,
+            factor,
+            dr,
+            raw,
+            slope,
+            keep,
+            re,
+            im,
+            grid,
+            extra,
+        ] = self.scratch.parts([
+            head_dim * step,
+            if_needed(complex, head_dim * step),
+            step,
+            value_dim * step,
+            KEY_TILE * step,
+            KEY_TILE * step,
+            head_dim * step,
+            if_needed(complex, head_dim * step),
+            step,
+            if_needed(want.weights, head_dim * step),
+            if_needed(self.dk.is_some(), count * head_step),
+            if_needed(self.dv.is_some(), count * value_step),
+            KEY_TILE.max(QUERY_TILE) * head_step.max(value_step).min(CLEAN),
+            self.q.room(count).max(self.k.room(KEY_TILE)),
+            self.grad.room(count).max(self.v.room(KEY_TILE)),
+            step,
+            step,
+            step,
+            step,
+            sizes[0],
+            sizes[1],
+            sizes[2],
+            sizes[3],
+            sizes[4],
+            sizes[5],
+            sizes[6],
+        ]);
         let mut buffers = Buffers { raw, slope, keep, re, im, grid };
         let (mut q_finite, mut grad_finite) = (true, true);
         {
@@ -176,7 +202,16 @@ impl<T: Real> WithSimd for QueryTile<'_, T> {
             let (k, v) = (self.k.tile(key, rows, k_room), self.v.tile(key, rows, v_room));
             let key_norms = self.key_norms.get(key..key + rows).unwrap_or(&[]);
             let seen = grade.weights::<S, false>(
-                simd, &mut tile, k, key_norms, packed, terms.shift, p, extra, &mut buffers, step,
+                simd,
+                &mut tile,
+                k,
+                key_norms,
+                packed,
+                terms.shift,
+                p,
+                extra,
+                &mut buffers,
+                step,
             );
             if !seen {
                 continue;
@@ -229,10 +264,8 @@ impl<T: Real> WithSimd for QueryTile<'_, T> {
             out.write_columns(simd, dq, step);
         }
         if want.weights {
-            self.sums.weights = dw
-                .chunks_exact(step)
-                .map(|row| row[..count].iter().map(|x| x.wide()).sum())
-                .collect();
+            self.sums.weights =
+                dw.chunks_exact(step).map(|row| row[..count].iter().map(|x| x.wide()).sum()).collect();
         }
         if let Some(out) = &mut self.drow_scale {
             for i in 0..count {
@@ -306,29 +339,49 @@ impl<T: Real> WithSimd for KeyTile<'_, T> {
         let complex = first.grade.kind.is_complex();
         let if_needed = |needed: bool, n: usize| if needed { n } else { 0 };
         let sizes = first.grade.sizes(QUERY_TILE * step, WantSums::default());
-        let [keys, turned, norms, values, p, ds, dk, other, total, dv, clean, q_room, grad_room, raw, slope, keep, re, im, grid, extra] =
-            self.scratch.parts([
-                head_dim * step,
-                if_needed(complex, head_dim * step),
-                step,
-                value_dim * step,
-                QUERY_TILE * step,
-                QUERY_TILE * step,
-                head_dim * step,
-                if_needed(complex, head_dim * step),
-                step,
-                value_dim * step,
-                QUERY_TILE * head_dim.max(value_dim).min(CLEAN),
-                self.k.room(count).max(first.q.room(QUERY_TILE)),
-                self.v.room(count).max(first.grad.room(QUERY_TILE)),
-                sizes[0],
-                sizes[1],
-                sizes[2],
-                sizes[3],
-                sizes[4],
-                sizes[5],
-                sizes[6],
-            ]);
+        let [
+            keys,
+            turned,
+            norms,
+            values,
+            p,
+            ds,
+            dk,
+            other,
+            total,
+            dv,
+            clean,
+            q_room,
+            grad_room,
+            raw,
+            slope,
+            keep,
+            re,
+            im,
+            grid,
+            extra,
+        ] = self.scratch.parts([
+            head_dim * step,
+            if_needed(complex, head_dim * step),
+            step,
+            value_dim * step,
+            QUERY_TILE * step,
+            QUERY_TILE * step,
+            head_dim * step,
+            if_needed(complex, head_dim * step),
+            step,
+            value_dim * step,
+            QUERY_TILE * head_dim.max(value_dim).min(CLEAN),
+            self.k.room(count).max(first.q.room(QUERY_TILE)),
+            self.v.room(count).max(first.grad.room(QUERY_TILE)),
+            sizes[0],
+            sizes[1],
+            sizes[2],
+            sizes[3],
+            sizes[4],
+            sizes[5],
+            sizes[6],
+        ]);
         let mut buffers = Buffers { raw, slope, keep, re, im, grid };
         pack_columns(simd, self.k.tile(0, count, q_room), T::ONE, keys, step);
         if complex {
@@ -361,7 +414,16 @@ impl<T: Real> WithSimd for KeyTile<'_, T> {
                 let terms = terms.range(query, rows);
                 let (p, ds) = (&mut p[..rows * step], &mut ds[..rows * step]);
                 let seen = grade.weights::<S, true>(
-                    simd, &mut tile, q, terms.norms, packed, terms.shift, p, extra, &mut buffers, step,
+                    simd,
+                    &mut tile,
+                    q,
+                    terms.norms,
+                    packed,
+                    terms.shift,
+                    p,
+                    extra,
+                    &mut buffers,
+                    step,
                 );
                 if !seen {
                     continue;

@@ -79,30 +79,48 @@ fn pair<S: Simd, T: Real>(
     }
     let step = count.next_multiple_of(T::lanes::<S>());
     let (head_dim, value_dim) = (reader.q.dim(), reader.v.dim());
-    let (grade, complex) = (reader.grade.from_query(query), reader.grade.kind.is_complex());
+    let (grade, complex) = (reader.grade.at_query(query), reader.grade.kind.is_complex());
     let sizes = grade.sizes(KEY_TILE * step, WantSums::default());
     let turned_size = if complex { head_dim * step } else { 0 };
-    let [queries, turned, norms, grads, p, ds, k_room, v_room, shift, delta, factor, raw, slope, keep, re, im, grid, extra] =
-        scratch.parts([
-            head_dim * step,
-            turned_size,
-            step,
-            value_dim * step,
-            KEY_TILE * step,
-            KEY_TILE * step,
-            reader.q.room(count).max(reader.k.room(KEY_TILE)),
-            reader.grad.room(count).max(reader.v.room(KEY_TILE)),
-            step,
-            step,
-            step,
-            sizes[0],
-            sizes[1],
-            sizes[2],
-            sizes[3],
-            sizes[4],
-            sizes[5],
-            sizes[6],
-        ]);
+    let [
+        queries,
+        turned,
+        norms,
+        grads,
+        p,
+        ds,
+        k_room,
+        v_room,
+        shift,
+        delta,
+        factor,
+        raw,
+        slope,
+        keep,
+        re,
+        im,
+        grid,
+        extra,
+    ] = scratch.parts([
+        head_dim * step,
+        turned_size,
+        step,
+        value_dim * step,
+        KEY_TILE * step,
+        KEY_TILE * step,
+        reader.q.room(count).max(reader.k.room(KEY_TILE)),
+        reader.grad.room(count).max(reader.v.room(KEY_TILE)),
+        step,
+        step,
+        step,
+        sizes[0],
+        sizes[1],
+        sizes[2],
+        sizes[3],
+        sizes[4],
+        sizes[5],
+        sizes[6],
+    ]);
     let mut buffers = Buffers { raw, slope, keep, re, im, grid };
     pack_columns(simd, reader.q.tile(query, count, k_room), T::ONE, queries, step);
     pack_columns(simd, reader.grad.tile(query, count, v_room), T::ONE, grads, step);
@@ -136,7 +154,16 @@ fn pair<S: Simd, T: Real>(
         let key_norms = reader.key_norms.get(key..key + rows).unwrap_or(&[]);
         let (k, v) = (reader.k.tile(key, rows, k_room), reader.v.tile(key, rows, v_room));
         let seen = grade.weights::<S, false>(
-            simd, &mut tile, k, key_norms, packed, padded.shift, p, extra, &mut buffers, step,
+            simd,
+            &mut tile,
+            k,
+            key_norms,
+            packed,
+            padded.shift,
+            p,
+            extra,
+            &mut buffers,
+            step,
         );
         if !seen {
             continue;
@@ -177,9 +204,11 @@ pub(super) fn run<T: Real>(
     for_each(items, work, |item, scratch| {
         let (key, row) = (item % key_tiles * KEY_TILE, item / key_tiles % row_tiles * QUERY_TILE);
         let (b, h) = (item / (key_tiles * row_tiles) / heads, item / (key_tiles * row_tiles) % heads);
-        let pairs = call.pairs.iter().enumerate().filter(|(_, pair)| {
-            (batch == 1 || pair.0 == b) && (heads == 1 || pair.1 == h)
-        });
+        let pairs = call
+            .pairs
+            .iter()
+            .enumerate()
+            .filter(|(_, pair)| (batch == 1 || pair.0 == b) && (heads == 1 || pair.1 == h));
         let reader = |(index, &(b, h)): (usize, &(usize, usize))| Reader {
             q: call.query_head(b, h),
             grad: call.rows_of(grad, b, h),
@@ -192,14 +221,17 @@ pub(super) fn run<T: Real>(
         };
         let readers: Vec<Reader<'_, T>> = pairs.map(reader).collect();
         let mut sums = vec![T::ZERO; QUERY_TILE * KEY_TILE];
-        T::dispatch(call.arch, BiasTile {
-            readers: &readers,
-            queries: if one_row { 0..call.queries() } else { row..(row + QUERY_TILE).min(rows) },
-            keys: if one_key { 0..call.kv_slots() } else { key..(key + KEY_TILE).min(keys) },
-            one_key,
-            sums: &mut sums,
-            scratch,
-        });
+        T::dispatch(
+            call.arch,
+            BiasTile {
+                readers: &readers,
+                queries: if one_row { 0..call.queries() } else { row..(row + QUERY_TILE).min(rows) },
+                keys: if one_key { 0..call.kv_slots() } else { key..(key + KEY_TILE).min(keys) },
+                one_key,
+                sums: &mut sums,
+                scratch,
+            },
+        );
         for (j, sums) in sums.chunks_exact(QUERY_TILE).enumerate().take(keys - key) {
             if one_row {
                 // SAFETY: items name disjoint elements.
@@ -231,8 +263,10 @@ unsafe impl Sync for Out {}
 impl Out {
     fn new(op: &'static str, tensor: &TensorRef<'_>) -> Result<Self> {
         let (layout, dtype) = (tensor.layout(), tensor.dtype());
-        let shape =
-            layout.shape().try_into().map_err(|_| Error::shape(op, "dbias", "four dimensions", layout.shape()))?;
+        let shape = layout
+            .shape()
+            .try_into()
+            .map_err(|_| Error::shape(op, "dbias", "four dimensions", layout.shape()))?;
         match tensor.memory() {
             Memory::Cpu { base, .. } => Ok(Self {
                 base: base.wrapping_add(layout.offset() * dtype.size()),

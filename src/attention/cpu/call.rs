@@ -218,7 +218,7 @@ impl<'a, T: Real> Call<'a, T> {
             below,
             keep,
             index: ((b * self.q_heads + h) as u64 * self.q_len as u64).wrapping_mul(self.kv_slots as u64),
-            step: self.kv_slots as u64,
+            step: (self.kv_slots as u64).wrapping_mul(if by_head { self.q_len as u64 } else { 1 }),
         });
         let stage = Stage {
             softcap: self.softcap,

@@ -20,7 +20,10 @@ pub(super) const KEY_TILE: usize = 128;
 
 /// Where a tile of queries ends up.
 pub(super) enum Output<'a, T> {
-    Rows { o: HeadMut<'a, T>, lse: HeadMut<'a, T> },
+    Rows {
+        o: HeadMut<'a, T>,
+        lse: HeadMut<'a, T>,
+    },
     /// Of part of the keys: `[rows][2 + value_dim]`, the maximum in base 2, the total and the sums of values.
     Part(&'a mut [T]),
 }
@@ -60,25 +63,41 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
         let if_needed = |needed: bool, n: usize| if needed { n } else { 0 };
         let (complex, adds) = (self.kind.is_complex(), stage.bias.is_some() || stage.mask.is_some());
         let scores_size = KEY_TILE * step;
-        let [queries, turned, terms, scores, sums, clean, max, total, shrink, room, v_room, extra, grid, keep, re, im] =
-            self.scratch.parts([
-                head_dim * step,
-                if_needed(complex, head_dim * step),
-                if_needed(self.kind.has_norms(), step),
-                scores_size,
-                value_dim * step,
-                KEY_TILE * value_dim.min(CLEAN),
-                step,
-                step,
-                step,
-                self.q.room(count).max(self.k.room(KEY_TILE)),
-                self.v.room(KEY_TILE),
-                if_needed(adds, scores_size),
-                if_needed(adds || stage.dropout.is_some(), TILE * TILE),
-                if_needed(stage.dropout.is_some(), scores_size),
-                if_needed(complex, scores_size),
-                if_needed(complex, scores_size),
-            ]);
+        let [
+            queries,
+            turned,
+            terms,
+            scores,
+            sums,
+            clean,
+            max,
+            total,
+            shrink,
+            room,
+            v_room,
+            extra,
+            grid,
+            keep,
+            re,
+            im,
+        ] = self.scratch.parts([
+            head_dim * step,
+            if_needed(complex, head_dim * step),
+            if_needed(self.kind.has_norms(), step),
+            scores_size,
+            value_dim * step,
+            KEY_TILE * value_dim.min(CLEAN),
+            step,
+            step,
+            step,
+            self.q.room(count).max(self.k.room(KEY_TILE)),
+            self.v.room(KEY_TILE),
+            if_needed(adds, scores_size),
+            if_needed(adds || stage.dropout.is_some(), TILE * TILE),
+            if_needed(stage.dropout.is_some(), scores_size),
+            if_needed(complex, scores_size),
+            if_needed(complex, scores_size),
+        ]);
         // Base-2 exponents from here on.
         let q = self.q.tile(0, count, room);
         let factor = if self.kind.is_dot() { T::ONE } else { self.scale };
@@ -108,7 +127,11 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
                 hidden: None,
             };
             let size = rows * step;
-            let addend = if adds { stage.addend(simd, &tile, &mut extra[..size], step, grid) } else { Addend::Nothing };
+            let addend = if adds {
+                stage.addend(simd, &tile, &mut extra[..size], step, grid)
+            } else {
+                Addend::Nothing
+            };
             if addend == Addend::HidesAll {
                 continue;
             }
@@ -117,7 +140,8 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
             let scores = &mut scores[..size];
             let packed = Packed { plain: queries, turned, terms };
             let key_terms = self.key_terms.get(key..key + rows).unwrap_or(&[]);
-            let parts: [&mut [T]; 2] = if complex { [&mut re[..size], &mut im[..size]] } else { [&mut [], &mut []] };
+            let parts: [&mut [T]; 2] =
+                if complex { [&mut re[..size], &mut im[..size]] } else { [&mut [], &mut []] };
             self.kind.raw(simd, self.k.tile(key, rows, room), key_terms, packed, scores, step, parts);
             if factor != T::ONE || !stage.keeps_scores() {
                 stage.apply(simd, &tile, scores, factor, extra, step, None);
@@ -148,8 +172,7 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
         // Divide by the softmax's denominators and write the rows out.
         let empty = |i: usize, total: T| {
             let keys = self.sight.visible(self.query + i);
-            total == T::ZERO
-                && (keys.is_empty() || (adds && keys.into_iter().all(|key| stage.hides(i, key))))
+            total == T::ZERO && (keys.is_empty() || (adds && keys.into_iter().all(|key| stage.hides(i, key))))
         };
         for i in 0..count {
             let nothing = empty(i, total[i]);

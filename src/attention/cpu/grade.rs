@@ -86,8 +86,8 @@ impl<T: Real> Grade<'_, T> {
     }
 
     /// The same from a later query on.
-    pub(super) fn from_query(self, query: usize) -> Self {
-        Self { stage: self.stage.from_query(query), ..self }
+    pub(super) fn at_query(self, query: usize) -> Self {
+        Self { stage: self.stage.at_query(query), ..self }
     }
 
     /// Sizes of [`Buffers`] in the order of its fields, and of the addend, for tiles of `tile` numbers.
@@ -315,13 +315,7 @@ pub(super) fn apply_factor<S: Simd, T: Real, const BY_ROW: bool>(
 
 /// `sums[col] += Σ_row p[row][col]·products[row][col]`
 #[inline(always)]
-pub(super) fn add_products<S: Simd, T: Real>(
-    simd: S,
-    p: &[T],
-    products: &[T],
-    step: usize,
-    sums: &mut [T],
-) {
+pub(super) fn add_products<S: Simd, T: Real>(simd: S, p: &[T], products: &[T], step: usize, sums: &mut [T]) {
     let width = step / T::lanes::<S>();
     let (p, x) = (vectors::<S, T>(p), vectors::<S, T>(products));
     for (j, sum) in vectors_mut::<S, T>(sums).iter_mut().enumerate() {

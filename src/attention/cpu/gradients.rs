@@ -57,14 +57,16 @@ impl<T: Real> SavedRows<T> {
     fn new(problem: &Problem<'_>, call: &Call<'_, T>, saved: &AttentionSaved<'_>) -> Result<Self> {
         let op = problem.op;
         let lse = Source::<T>::new(op, "lse", &saved.lse)?;
-        let (o, grad) = (Source::<T>::new(op, "o", &saved.o)?, Source::<T>::new(op, "grad_o", &saved.grad_o)?);
+        let (o, grad) =
+            (Source::<T>::new(op, "o", &saved.o)?, Source::<T>::new(op, "grad_o", &saved.grad_o)?);
         let grad_lse = saved.grad_lse.as_ref().map(|t| Source::<T>::new(op, "grad_lse", t)).transpose()?;
         let normed = call.kind(0).has_norms();
         let of_pair = |&(b, h): &(usize, usize)| {
             let q_len = call.samples[b].q_len;
             let mut numbers = vec![T::ZERO; 4 * q_len];
             let [shift, delta, factor, norms] = split(&mut numbers, q_len);
-            let (lse, o, grad) = (call.rows_of(&lse, b, h), call.rows_of(&o, b, h), call.rows_of(&grad, b, h));
+            let (lse, o, grad) =
+                (call.rows_of(&lse, b, h), call.rows_of(&o, b, h), call.rows_of(&grad, b, h));
             let grad_lse = grad_lse.map(|source| call.rows_of(&source, b, h));
             let row_scale = call.row_scale.map(|source| call.rows_of(&source, b, h));
             let (mut o_room, mut grad_room) = (vec![T::ZERO; o.room(1)], vec![T::ZERO; grad.room(1)]);
@@ -159,11 +161,8 @@ impl<T: Real> Pass<'_, '_, T> {
             first_tile[pair] = tiles.len();
             tiles.extend((0..call.samples[b].q_len).step_by(QUERY_TILE).map(|query| (pair, query)));
         }
-        let sums: Vec<Mutex<Sums>> = if wants_sums {
-            tiles.iter().map(|_| Mutex::default()).collect()
-        } else {
-            Vec::new()
-        };
+        let sums: Vec<Mutex<Sums>> =
+            if wants_sums { tiles.iter().map(|_| Mutex::default()).collect() } else { Vec::new() };
         // Five products a head on one thread, or seven on as many as there are tiles.
         let few_idle = 5 * active.div_ceil(threads) * threads <= 7 * active;
         let longest = call.samples.iter().map(|sample| sample.sight.keys).max().unwrap_or(0);
@@ -268,7 +267,8 @@ impl<T: Real> Pass<'_, '_, T> {
         }
         let keys = self.call.samples[kv / self.call.kv_heads].sight.keys;
         // SAFETY: one item per key head, and this is the only part of it that runs.
-        let mut heads = [self.dk, self.dv].map(|sink| sink.map(|sink| unsafe { self.key_gradient(sink, kv) }));
+        let mut heads =
+            [self.dk, self.dv].map(|sink| sink.map(|sink| unsafe { self.key_gradient(sink, kv) }));
         let mut aside: [Vec<T>; 2] = Default::default();
         for (head, aside) in heads.iter_mut().zip(&mut aside) {
             let Some(head) = head else { continue };
@@ -309,28 +309,31 @@ impl<T: Real> Pass<'_, '_, T> {
         let count = QUERY_TILE.min(sample.q_len - query);
         let (batch, first) = (sample.q_at.0, sample.q_at.1 + query);
         // SAFETY: pairs are distinct and so are the tiles of a pair.
-        let [dq, drow_scale] = [self.dq, self.drow_scale]
-            .map(|sink| Some(unsafe { sink?.head(batch, h) }.part(first, count)));
+        let [dq, drow_scale] =
+            [self.dq, self.drow_scale].map(|sink| Some(unsafe { sink?.head(batch, h) }.part(first, count)));
         let mut nothing = Sums::default();
         let mut guard = sums.map(|sums| sums.lock().unwrap_or_else(PoisonError::into_inner));
-        T::dispatch(call.arch, QueryTile {
-            q: call.query_head(b, h).range(query, count),
-            grad: call.rows_of(&self.grad, b, h).range(query, count),
-            terms: self.saved.of(pair).range(query, count),
-            k: call.key_head(b, kv),
-            v: call.value_head(b, kv),
-            key_norms: call.key_norms(b, kv),
-            query,
-            sight: sample.sight,
-            grade: call.grade(b, h, 1).from_query(query),
-            dq,
-            drow_scale,
-            want: self.want,
-            sums: guard.as_deref_mut().unwrap_or(&mut nothing),
-            dk: keys.0,
-            dv: keys.1,
-            scratch,
-        });
+        T::dispatch(
+            call.arch,
+            QueryTile {
+                q: call.query_head(b, h).range(query, count),
+                grad: call.rows_of(&self.grad, b, h).range(query, count),
+                terms: self.saved.of(pair).range(query, count),
+                k: call.key_head(b, kv),
+                v: call.value_head(b, kv),
+                key_norms: call.key_norms(b, kv),
+                query,
+                sight: sample.sight,
+                grade: call.grade(b, h, 1).at_query(query),
+                dq,
+                drow_scale,
+                want: self.want,
+                sums: guard.as_deref_mut().unwrap_or(&mut nothing),
+                dk: keys.0,
+                dv: keys.1,
+                scratch,
+            },
+        );
     }
 
     /// One tile of keys.
@@ -361,17 +364,20 @@ impl<T: Real> Pass<'_, '_, T> {
             }
         };
         let readers: Vec<Reader<'_, T>> = pairs.iter().map(reader).collect();
-        T::dispatch(call.arch, KeyTile {
-            k: call.key_head(b, kv_head).range(key, count),
-            v: call.value_head(b, kv_head).range(key, count),
-            key_norms: call.key_norms(b, kv_head).get(key..key + count).unwrap_or(&[]),
-            key,
-            sight: call.samples[b].sight,
-            readers: &readers,
-            dk: dk.map(|head| head.part(0, count)),
-            dv: dv.map(|head| head.part(0, count)),
-            scratch,
-        });
+        T::dispatch(
+            call.arch,
+            KeyTile {
+                k: call.key_head(b, kv_head).range(key, count),
+                v: call.value_head(b, kv_head).range(key, count),
+                key_norms: call.key_norms(b, kv_head).get(key..key + count).unwrap_or(&[]),
+                key,
+                sight: call.samples[b].sight,
+                readers: &readers,
+                dk: dk.map(|head| head.part(0, count)),
+                dv: dv.map(|head| head.part(0, count)),
+                scratch,
+            },
+        );
     }
 }
 
@@ -395,9 +401,8 @@ fn options<T: Real>(
     gradients: &mut AttentionGradientViews<'_>,
 ) -> Result<()> {
     let op = problem.op;
-    let tiles = call.pairs.iter().flat_map(|&(b, h)| {
-        (0..call.samples[b].q_len).step_by(QUERY_TILE).map(move |_| h)
-    });
+    let tiles =
+        call.pairs.iter().flat_map(|&(b, h)| (0..call.samples[b].q_len).step_by(QUERY_TILE).map(move |_| h));
     let (mut scale, mut slopes) = (0.0, vec![0.0; call.q_heads]);
     let own = gradients.dw.as_ref().is_some_and(|dw| dw.view().shape().len() == 2);
     let mut weights = vec![0.0; if own { call.q_heads } else { 1 } * call.head_dim];
@@ -431,9 +436,9 @@ fn options<T: Real>(
     ] {
         let Some(tensor) = tensor else { continue };
         let layout = *tensor.as_ref().layout();
-        let base = tensor.cpu_ptr::<T>().ok_or_else(|| {
-            Error::argument(op, arg, "is not in host memory in the accumulator's type")
-        })?;
+        let base = tensor
+            .cpu_ptr::<T>()
+            .ok_or_else(|| Error::argument(op, arg, "is not in host memory in the accumulator's type"))?;
         for (index, &value) in layout.indices().zip(values) {
             let at = base.wrapping_add(index - layout.offset());
             // SAFETY: an index of the layout, whose memory is borrowed exclusively.

@@ -100,7 +100,16 @@ impl<T: Real> WithSimd for InspectTile<'_, T> {
             let (p, k) = (&mut p[..rows * step], self.k.tile(key, rows, room));
             let key_norms = self.key_norms.get(key..key + rows).unwrap_or(&[]);
             let seen = grade.weights::<S, false>(
-                simd, &mut tile, k, key_norms, packed, shift, p, extra, &mut buffers, step,
+                simd,
+                &mut tile,
+                k,
+                key_norms,
+                packed,
+                shift,
+                p,
+                extra,
+                &mut buffers,
+                step,
             );
             if !seen {
                 continue;
@@ -136,7 +145,7 @@ fn tile<'a, T: Real>(
             key_norms: call.key_norms(b, kv),
             query,
             sight: sample.sight,
-            grade: call.grade(b, h, 1).without_dropout().from_query(query),
+            grade: call.grade(b, h, 1).without_dropout().at_query(query),
             found,
             scratch,
         },

@@ -79,8 +79,7 @@ impl<T: Real> Kind<'_, T> {
     #[inline(always)]
     pub(super) fn turn(streamed: Streamed, plain: &[T], turned: &mut [T], step: usize) {
         // Im⟨q|k⟩ = Σ q_re·k_im − q_im·k_re
-        let (re, im) =
-            if streamed == Streamed::Keys { (-T::ONE, T::ONE) } else { (T::ONE, -T::ONE) };
+        let (re, im) = if streamed == Streamed::Keys { (-T::ONE, T::ONE) } else { (T::ONE, -T::ONE) };
         for (from, to) in plain.chunks_exact(2 * step).zip(turned.chunks_exact_mut(2 * step)) {
             let ((from_re, from_im), (to_re, to_im)) = (from.split_at(step), to.split_at_mut(step));
             to_re.iter_mut().zip(from_im).for_each(|(to, &x)| *to = re * x);

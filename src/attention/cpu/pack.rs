@@ -1,8 +1,8 @@
 //! Transposed copies between rows in memory and the lane layout, and dense copies padded to whole vectors.
 
 use super::lanes::{Real, outlined};
-use pulp::Simd;
 use super::views::{Rows, RowsMut};
+use pulp::Simd;
 
 const BLOCK: usize = 8;
 

@@ -71,7 +71,11 @@ fn plan<T: Real>(call: &Call<'_, T>) -> (Vec<Item>, Vec<Cut>, usize) {
     while let Some(&(b, h)) = call.pairs.get(next) {
         let (q_len, keys) = (call.samples[b].q_len, call.samples[b].sight.keys);
         // The one query of each head of a group reads the same keys: they share a tile.
-        let heads = if q_len == 1 && !call.chosen { call.group.min(QUERY_TILE).min(call.group - h % call.group) } else { 1 };
+        let heads = if q_len == 1 && !call.chosen {
+            call.group.min(QUERY_TILE).min(call.group - h % call.group)
+        } else {
+            1
+        };
         next += heads;
         let rows = if heads > 1 { heads } else { q_len };
         if q_len > FEW_QUERIES || keys <= PART_KEYS {
@@ -107,13 +111,15 @@ pub(super) fn run<T: Real>(arch: Arch, problem: &Problem<'_>, outputs: &mut Forw
         places.push(Mutex::new(place));
         rest = tail;
     }
-    // SAFETY (of both closures): items and cuts name disjoint rows, and cuts start when the items are done.
-    let rows = |b: usize, h: usize, heads: usize, query: usize, count: usize| unsafe {
+    let rows = |b: usize, h: usize, heads: usize, query: usize, count: usize| {
         let (batch, start) = call.samples[b].q_at;
-        if heads > 1 {
-            (o.across_heads(batch, h, heads, start), lse.across_heads(batch, h, heads, start))
-        } else {
-            (o.head(batch, h).part(start + query, count), lse.head(batch, h).part(start + query, count))
+        // SAFETY: items and cuts name disjoint rows, and cuts start when the items are done.
+        unsafe {
+            if heads > 1 {
+                (o.across_heads(batch, h, heads, start), lse.across_heads(batch, h, heads, start))
+            } else {
+                (o.head(batch, h).part(start + query, count), lse.head(batch, h).part(start + query, count))
+            }
         }
     };
     let row_scale = |b: usize, h: usize| call.row_scale.map(|source| call.rows_of(&source, b, h));
@@ -146,22 +152,25 @@ pub(super) fn run<T: Real>(arch: Arch, problem: &Problem<'_>, outputs: &mut Forw
             Output::Rows { o, lse }
         };
         let (kv, grade) = (h / call.group, call.grade(b, h, heads));
-        T::dispatch(call.arch, ForwardTile {
-            q,
-            k: call.key_head(b, kv),
-            v: call.value_head(b, kv),
-            query,
-            sight,
-            kind: grade.kind,
-            scale: grade.scale2,
-            key_terms: call.key_norms(b, kv),
-            stage: grade.stage.from_query(query),
-            // Of a cut row, the sink is seen when the parts are joined.
-            sinks: call.sinks.as_ref().filter(|_| part.is_none()).map(|sinks| &sinks[h..h + heads]),
-            row_scale: row_scale(b, h).map(|rows| rows.range(query, count)).filter(|_| part.is_none()),
-            output,
-            scratch,
-        });
+        T::dispatch(
+            call.arch,
+            ForwardTile {
+                q,
+                k: call.key_head(b, kv),
+                v: call.value_head(b, kv),
+                query,
+                sight,
+                kind: grade.kind,
+                scale: grade.scale2,
+                key_terms: call.key_norms(b, kv),
+                stage: grade.stage.at_query(query),
+                // Of a cut row, the sink is seen when the parts are joined.
+                sinks: call.sinks.as_ref().filter(|_| part.is_none()).map(|sinks| &sinks[h..h + heads]),
+                row_scale: row_scale(b, h).map(|rows| rows.range(query, count)).filter(|_| part.is_none()),
+                output,
+                scratch,
+            },
+        );
     });
     drop(places);
     for_each(cuts.len(), (room as u64).saturating_mul(4), |index, _| {
@@ -204,7 +213,7 @@ fn tiles_of<T: Real>(problem: &Problem<'_>) -> Result<Tiles> {
         let seen = all.visible_to(item.query..item.query + rows);
         let (start, end) = (seen.start.max(item.keys.start), seen.end.min(item.keys.end));
         total += item.keys.len().div_ceil(KEY_TILE) as u64;
-        let stage = call.grade(item.b, item.h, item.heads).stage.from_query(item.query);
+        let stage = call.grade(item.b, item.h, item.heads).stage.at_query(item.query);
         for key in (start / KEY_TILE * KEY_TILE..end).step_by(KEY_TILE) {
             visited += u64::from(!stage.mask_hides(item.count, key, KEY_TILE.min(end - key)));
         }
@@ -217,7 +226,8 @@ fn tiles_of<T: Real>(problem: &Problem<'_>) -> Result<Tiles> {
         Score::Fidelity => "fidelity",
         Score::Additive { .. } => "additive",
     };
-    let mut variant = format!("{name} scores of {}, {:?}, {} work items", problem.dtype, call.arch, items.len());
+    let mut variant =
+        format!("{name} scores of {}, {:?}, {} work items", problem.dtype, call.arch, items.len());
     if !cuts.is_empty() {
         variant.push_str(&format!(", caches in parts of {PART_KEYS} keys"));
     }

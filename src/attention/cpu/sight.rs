@@ -327,7 +327,11 @@ mod tests {
                             let all = (0..4).all(|col| pair(row, col));
                             assert!(!tile.full().contains(&row) || all, "{sight:?} row {row}");
                             for col in 0..4 {
-                                assert_eq!(tile.sees(row, col, 4), pair(row, col), "{sight:?} [{row}][{col}]");
+                                assert_eq!(
+                                    tile.sees(row, col, 4),
+                                    pair(row, col),
+                                    "{sight:?} [{row}][{col}]"
+                                );
                             }
                         }
                     }

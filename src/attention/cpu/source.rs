@@ -210,9 +210,9 @@ impl<'a, T: Real> Head<'a, T> {
     {
         assert!(rows <= self.rows && start <= self.rows - rows);
         let in_place = self.format == Format::Same
-            && self.pages.is_none_or(|(pages, _)| {
-                rows > 0 && start / pages.size == (start + rows - 1) / pages.size
-            });
+            && self
+                .pages
+                .is_none_or(|(pages, _)| rows > 0 && start / pages.size == (start + rows - 1) / pages.size);
         if in_place {
             // SAFETY: construction and validation promise `rows` rows of `dim` readable elements for `'a`.
             return unsafe { Rows::from_raw(self.row(start).cast(), rows, self.step, self.dim) };

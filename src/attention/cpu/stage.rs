@@ -90,7 +90,7 @@ impl Slice<'_> {
 
     /// The same from row `row` on.
     #[inline(always)]
-    fn from_row(&self, row: usize) -> Self {
+    fn at_row(&self, row: usize) -> Self {
         let base = self.base.wrapping_add(row * self.steps[0] * self.dtype.size());
         Self { base, start: self.start + row, ..*self }
     }
@@ -226,10 +226,10 @@ pub(super) enum Addend {
 
 impl<T: Real> Stage<'_, T> {
     /// The same from a later query on.
-    pub(super) fn from_query(self, query: usize) -> Self {
+    pub(super) fn at_query(self, query: usize) -> Self {
         Self {
-            bias: self.bias.map(|bias| bias.from_row(query)),
-            mask: self.mask.map(|mask| mask.from_row(query)),
+            bias: self.bias.map(|bias| bias.at_row(query)),
+            mask: self.mask.map(|mask| mask.at_row(query)),
             position: self.position + query as i64,
             dropout: self.dropout.map(|drop| Drop { index: drop.index + query as u64 * drop.step, ..drop }),
             ..self
@@ -288,13 +288,13 @@ impl<T: Real> Stage<'_, T> {
         };
         // `self` starts at the tile's first query, or at query 0 when queries are streamed.
         let first = if tile.streamed == Streamed::Keys { 0 } else { tile.query };
-        let mask = self.mask.map(|mask| mask.from_row(first));
+        let mask = self.mask.map(|mask| mask.at_row(first));
         let (hides, hides_all) = mask.map_or((false, false), |mask| mask.hides(queries, tile.key, keys));
         if hides_all {
             return Addend::HidesAll;
         }
         let mask = mask.filter(|_| hides);
-        let bias = self.bias.map(|bias| bias.from_row(first));
+        let bias = self.bias.map(|bias| bias.at_row(first));
         if mask.is_none() && bias.is_none() {
             return Addend::Nothing;
         }
@@ -433,14 +433,7 @@ impl<T: Real> Stage<'_, T> {
     }
 
     #[inline(always)]
-    fn keep_inline<S: Simd>(
-        &self,
-        simd: S,
-        tile: &Tile<'_, T>,
-        keep: &mut [T],
-        step: usize,
-        room: &mut [T],
-    ) {
+    fn keep_inline<S: Simd>(&self, simd: S, tile: &Tile<'_, T>, keep: &mut [T], step: usize, room: &mut [T]) {
         let Some(drop) = self.dropout else { return };
         let index = |i: usize| drop.index + i as u64 * drop.step + tile.key as u64;
         match tile.streamed {

@@ -127,7 +127,13 @@ impl<'a, T: Real> RowsMut<'a, T> {
     #[inline(always)]
     pub(super) fn columns(&mut self, start: usize, dim: usize) -> RowsMut<'_, T> {
         assert!(dim <= self.dim && start <= self.dim - dim);
-        RowsMut { base: self.base.wrapping_add(start), dim, step: self.step, rows: self.rows, borrow: PhantomData }
+        RowsMut {
+            base: self.base.wrapping_add(start),
+            dim,
+            step: self.step,
+            rows: self.rows,
+            borrow: PhantomData,
+        }
     }
 
     /// Rows `start..start + rows`, for as long as `self` is left alone.

@@ -67,7 +67,10 @@ impl Case {
         let n = |seed: u64, shape: &[usize], size: f32| -> Vec<f64> {
             // Exact in every type, so that all engines compute the same problem.
             let count = shape.iter().product();
-            random(count, self.seed * 31 + seed, size).iter().map(|&x| (f64::from(x) * 32.0).round() / 32.0).collect()
+            random(count, self.seed * 31 + seed, size)
+                .iter()
+                .map(|&x| (f64::from(x) * 32.0).round() / 32.0)
+                .collect()
         };
         let (b, h, hk, i, j) = (self.batch, self.heads, self.kv_heads, self.q_len, self.keys);
         let mask = self.mask.unwrap_or([1; 4]);
@@ -165,14 +168,19 @@ impl Case {
             let nothing = top == f64::NEG_INFINITY;
             lse.push(if nothing { top } else { top + sum.ln() });
             for e in 0..self.value_dim {
-                o.push(scores.iter().map(|&(j, z)| {
-                    let index = ((b * self.heads + h) * self.q_len + i) * self.keys + j;
-                    let keep = self.dropout.map_or(1.0, |p| {
-                        let drops = word(11, 3, index as u64) < (p * 4_294_967_296.0) as u32;
-                        if drops { 0.0 } else { 1.0 / (1.0 - p) }
-                    });
-                    keep * (z - top).exp() / sum * v[(kv + j) * self.value_dim + e]
-                }).sum());
+                o.push(
+                    scores
+                        .iter()
+                        .map(|&(j, z)| {
+                            let index = ((b * self.heads + h) * self.q_len + i) * self.keys + j;
+                            let keep = self.dropout.map_or(1.0, |p| {
+                                let drops = word(11, 3, index as u64) < (p * 4_294_967_296.0) as u32;
+                                if drops { 0.0 } else { 1.0 / (1.0 - p) }
+                            });
+                            keep * (z - top).exp() / sum * v[(kv + j) * self.value_dim + e]
+                        })
+                        .sum(),
+                );
             }
         }
         (o, lse)
@@ -336,7 +344,11 @@ fn check(case: &Case) {
                 0.0
             };
             let bound = 2e-6 * (1.0 + want.abs());
-            assert!((got[index] - want).abs() <= bound, "{name}[{index}] = {}, want {want}\n{case:?}", got[index]);
+            assert!(
+                (got[index] - want).abs() <= bound,
+                "{name}[{index}] = {}, want {want}\n{case:?}",
+                got[index]
+            );
         }
     }
     for (dtype, results, bound) in [
