@@ -5,22 +5,31 @@
 //!
 //! - [`attention_forward`] allocates its outputs; [`attention_forward_into`] writes into views of the caller's.
 //! - [`attention_backward`] computes the gradients asked for, from `o` and `lse` of the forward pass.
+//! - [`attention_plan`] says what a call will do: tiles visited, work, bytes, workspace.
+//! - [`attention_append`] writes new keys and values into a cache.
+//! - [`attention_weights`] and [`attention_entropy`] show what a head looks at.
 //!
 //! # Source
 //! Dao, FlashAttention-2, arXiv:2307.08691; Milakov & Gimelshein, online softmax, arXiv:1805.02867.
 
+mod append;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod features;
+mod inspect;
 mod options;
+mod plan;
 mod problem;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
+pub use append::attention_append;
+pub use inspect::{AttentionRow, attention_entropy, attention_weights};
 pub use options::{
     ActiveHeads, AttentionOptions, Dropout, QueryOffset, Score, Seed, Sequences, Window, Workspace,
 };
+pub use plan::{AttentionPlan, attention_plan};
 pub(crate) use problem::{Backward, Forward, Problem};
 
 use crate::device::{Device, Kind};

@@ -357,6 +357,11 @@ impl<'a> Problem<'a> {
         self.lse_shape().contains(&0)
     }
 
+    /// Whether sequences lie end to end.
+    pub(crate) fn is_packed(&self) -> bool {
+        matches!(self.storage, Storage::Packed { .. })
+    }
+
     /// Query heads that share one key head.
     pub(crate) fn group(&self) -> usize {
         self.q_heads / self.kv_heads.max(1)

@@ -3,61 +3,62 @@
 //! The left operand is only ever broadcast element by element, so queries, keys and values are read where the caller has
 //! them, with any row stride; the right operand and the result run along the lanes.
 
+use super::lanes::Real;
 use super::views::{Rows, RowsMut};
 use pulp::{Simd, WithSimd};
 
 /// The left operand A of a product.
 #[derive(Clone, Copy)]
-pub(super) enum Left<'a> {
+pub(super) enum Left<'a, T> {
     /// Row `i` holds A[i][..].
-    Rows(Rows<'a>),
+    Rows(Rows<'a, T>),
     /// Row `k` holds A[..][k].
-    Columns(Rows<'a>),
+    Columns(Rows<'a, T>),
 }
 
 /// What becomes of the product.
 #[derive(Clone, Copy)]
-pub(super) enum Write<'a> {
+pub(super) enum Write<'a, T> {
     /// C = A·B
     Set,
     /// C += A·B
     Add,
     /// C = C·w + A·B with a weight per column
-    Scale(&'a [f32]),
+    Scale(&'a [T]),
 }
 
 /// C[i][j] = Σ_k A[i][k]·B[k][j] for `cols` columns.
 ///
 /// `b` has rows of `cols` rounded up to the vector width, `c` of `cols`. Every sum runs over k in order and starts at 0, so an
 /// element's bits depend on nothing but its own row and column.
-pub(super) struct Product<'a> {
-    pub(super) a: Left<'a>,
-    pub(super) b: Rows<'a>,
-    pub(super) c: RowsMut<'a>,
+pub(super) struct Product<'a, T> {
+    pub(super) a: Left<'a, T>,
+    pub(super) b: Rows<'a, T>,
+    pub(super) c: RowsMut<'a, T>,
     pub(super) cols: usize,
-    pub(super) write: Write<'a>,
+    pub(super) write: Write<'a, T>,
 }
 
 /// Runs a product. One compiled function for each instruction set and side, however often it is called.
 #[inline(always)]
-pub(super) fn product<S: Simd>(simd: S, product: Product<'_>) {
+pub(super) fn product<S: Simd, T: Real>(simd: S, product: Product<'_, T>) {
     simd.vectorize(product);
 }
 
 /// Pointers and steps of a product whose extents have been checked.
 #[derive(Clone, Copy)]
-struct Raw<'a> {
-    a: *const f32,
+struct Raw<'a, T> {
+    a: *const T,
     a_step: usize,
-    b: *const f32,
+    b: *const T,
     b_step: usize,
-    c: *mut f32,
+    c: *mut T,
     c_step: usize,
     depth: usize,
-    write: Write<'a>,
+    write: Write<'a, T>,
 }
 
-impl WithSimd for Product<'_> {
+impl<T: Real> WithSimd for Product<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -65,10 +66,10 @@ impl WithSimd for Product<'_> {
         let (Left::Rows(a) | Left::Columns(a)) = self.a;
         let by_columns = matches!(self.a, Left::Columns(_));
         let (rows, depth) = if by_columns { (a.dim(), a.rows()) } else { (a.rows(), a.dim()) };
-        assert!(self.b.rows() >= depth && self.b.dim() >= self.cols.next_multiple_of(S::F32_LANES));
+        assert!(self.b.rows() >= depth && self.b.dim() >= self.cols.next_multiple_of(T::lanes::<S>()));
         assert!(self.c.rows() >= rows && self.c.dim() >= self.cols);
         if let Write::Scale(weights) = self.write {
-            assert!(weights.len() >= self.cols.next_multiple_of(S::F32_LANES));
+            assert!(weights.len() >= self.cols.next_multiple_of(T::lanes::<S>()));
         }
         let raw = Raw {
             a: a.as_ptr(),
@@ -83,9 +84,9 @@ impl WithSimd for Product<'_> {
         // SAFETY: the assertions are the contract: `a` covers rows × depth, `b` depth × whole vectors, `c` rows × cols.
         unsafe {
             if by_columns {
-                all_columns::<S, true>(simd, raw, rows, self.cols);
+                all_columns::<S, T, true>(simd, raw, rows, self.cols);
             } else {
-                all_columns::<S, false>(simd, raw, rows, self.cols);
+                all_columns::<S, T, false>(simd, raw, rows, self.cols);
             }
         }
     }
@@ -94,26 +95,31 @@ impl WithSimd for Product<'_> {
 /// # Safety
 /// `raw.a` covers `rows × raw.depth`, `raw.b` `raw.depth` rows of `cols` rounded up to whole vectors, `raw.c` `rows × cols`.
 #[inline(always)]
-unsafe fn all_columns<S: Simd, const BY_COLUMNS: bool>(simd: S, raw: Raw<'_>, rows: usize, cols: usize) {
-    let lanes = S::F32_LANES;
+unsafe fn all_columns<S: Simd, T: Real, const BY_COLUMNS: bool>(
+    simd: S,
+    raw: Raw<'_, T>,
+    rows: usize,
+    cols: usize,
+) {
+    let lanes = T::lanes::<S>();
     let mut j = 0;
     // SAFETY: each block of columns lies inside the extents the caller promises; the last one says how much of it is real.
     unsafe {
         // 6 rows × 4 vectors and their operands fill 32 registers, 6 × 2 fill 16.
         while S::REGISTER_COUNT >= 32 && cols >= j + 4 * lanes {
-            all_rows::<S, 6, 4, BY_COLUMNS, true>(simd, raw, rows, j, cols);
+            all_rows::<S, T, 6, 4, BY_COLUMNS, true>(simd, raw, rows, j, cols);
             j += 4 * lanes;
         }
         while cols >= j + 2 * lanes {
-            all_rows::<S, 6, 2, BY_COLUMNS, true>(simd, raw, rows, j, cols);
+            all_rows::<S, T, 6, 2, BY_COLUMNS, true>(simd, raw, rows, j, cols);
             j += 2 * lanes;
         }
         if cols >= j + lanes {
-            all_rows::<S, 8, 1, BY_COLUMNS, true>(simd, raw, rows, j, cols);
+            all_rows::<S, T, 8, 1, BY_COLUMNS, true>(simd, raw, rows, j, cols);
             j += lanes;
         }
         if cols > j {
-            all_rows::<S, 8, 1, BY_COLUMNS, false>(simd, raw, rows, j, cols);
+            all_rows::<S, T, 8, 1, BY_COLUMNS, false>(simd, raw, rows, j, cols);
         }
     }
 }
@@ -122,9 +128,16 @@ unsafe fn all_columns<S: Simd, const BY_COLUMNS: bool>(simd: S, raw: Raw<'_>, ro
 /// As [`all_columns`]; covers the `V` vectors from column `j` on, all below `cols` if `WHOLE`. Otherwise columns from `cols` on
 /// are not written; that way is slow, the sums go through memory.
 #[inline(always)]
-unsafe fn all_rows<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool, const WHOLE: bool>(
+unsafe fn all_rows<
+    S: Simd,
+    T: Real,
+    const M: usize,
+    const V: usize,
+    const BY_COLUMNS: bool,
+    const WHOLE: bool,
+>(
     simd: S,
-    raw: Raw<'_>,
+    raw: Raw<'_, T>,
     rows: usize,
     j: usize,
     cols: usize,
@@ -135,7 +148,7 @@ unsafe fn all_rows<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bo
         macro_rules! blocks {
             ($height:expr) => {
                 while rows - i >= $height {
-                    block::<S, { $height }, V, BY_COLUMNS, WHOLE>(simd, raw, i, j, cols);
+                    block::<S, T, { $height }, V, BY_COLUMNS, WHOLE>(simd, raw, i, j, cols);
                     i += $height;
                 }
             };
@@ -152,15 +165,22 @@ unsafe fn all_rows<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bo
 /// # Safety
 /// As [`all_rows`], for rows `i..i + M`.
 #[inline(always)]
-unsafe fn block<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool, const WHOLE: bool>(
+unsafe fn block<
+    S: Simd,
+    T: Real,
+    const M: usize,
+    const V: usize,
+    const BY_COLUMNS: bool,
+    const WHOLE: bool,
+>(
     simd: S,
-    raw: Raw<'_>,
+    raw: Raw<'_, T>,
     i: usize,
     j: usize,
     cols: usize,
 ) {
-    let lanes = S::F32_LANES;
-    let mut sums = [[simd.splat_f32s(0.0); V]; M];
+    let lanes = T::lanes::<S>();
+    let mut sums = [[T::splat(simd, T::ZERO); V]; M];
     // SAFETY: the caller promises that rows i..i + M, all depths and V whole vectors of B from column j are readable, and
     // rows i..i + M of C from column j to `cols` are writable.
     unsafe {
@@ -170,15 +190,15 @@ unsafe fn block<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool,
         // A macro, because a closure would be compiled without the instruction set this function is inlined into.
         macro_rules! step {
             ($k:expr) => {{
-                let mut right = [simd.splat_f32s(0.0); V];
+                let mut right = [T::splat(simd, T::ZERO); V];
                 for v in 0..V {
-                    right[v] = b.add($k * raw.b_step + v * lanes).cast::<S::f32s>().read_unaligned();
+                    right[v] = b.add($k * raw.b_step + v * lanes).cast::<T::Vector<S>>().read_unaligned();
                 }
                 for m in 0..M {
                     let at = if BY_COLUMNS { m + $k * raw.a_step } else { m * raw.a_step + $k };
-                    let left = simd.splat_f32s(*a.add(at));
+                    let left = T::splat(simd, *a.add(at));
                     for v in 0..V {
-                        sums[m][v] = simd.mul_add_e_f32s(left, right[v], sums[m][v]);
+                        sums[m][v] = T::mul_add(simd, left, right[v], sums[m][v]);
                     }
                 }
             }};
@@ -199,10 +219,10 @@ unsafe fn block<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool,
         }
         let c = raw.c.add(i * raw.c_step + j);
         if !WHOLE {
-            write_some::<S, M, V>(raw, c, j, cols - j, &sums);
+            write_some::<S, T, M, V>(raw, c, j, cols - j, &sums);
             return;
         }
-        let at = |m: usize, v: usize| c.add(m * raw.c_step + v * lanes).cast::<S::f32s>();
+        let at = |m: usize, v: usize| c.add(m * raw.c_step + v * lanes).cast::<T::Vector<S>>();
         // Three loops, not one with three arms: only small bodies are unrolled, and sums that are indexed live in memory.
         match raw.write {
             Write::Set => {
@@ -215,19 +235,19 @@ unsafe fn block<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool,
             Write::Add => {
                 for m in 0..M {
                     for v in 0..V {
-                        at(m, v).write_unaligned(simd.add_f32s(at(m, v).read_unaligned(), sums[m][v]));
+                        at(m, v).write_unaligned(T::vadd(simd, at(m, v).read_unaligned(), sums[m][v]));
                     }
                 }
             }
             Write::Scale(weights) => {
-                let mut scale = [simd.splat_f32s(0.0); V];
+                let mut scale = [T::splat(simd, T::ZERO); V];
                 for v in 0..V {
-                    scale[v] = weights.as_ptr().add(j + v * lanes).cast::<S::f32s>().read_unaligned();
+                    scale[v] = weights.as_ptr().add(j + v * lanes).cast::<T::Vector<S>>().read_unaligned();
                 }
                 for m in 0..M {
                     for v in 0..V {
                         let old = at(m, v).read_unaligned();
-                        at(m, v).write_unaligned(simd.mul_add_e_f32s(old, scale[v], sums[m][v]));
+                        at(m, v).write_unaligned(T::mul_add(simd, old, scale[v], sums[m][v]));
                     }
                 }
             }
@@ -240,22 +260,22 @@ unsafe fn block<S: Simd, const M: usize, const V: usize, const BY_COLUMNS: bool,
 /// # Safety
 /// `c` covers `M` rows of `count` floats.
 #[inline(always)]
-unsafe fn write_some<S: Simd, const M: usize, const V: usize>(
-    raw: Raw<'_>,
-    c: *mut f32,
+unsafe fn write_some<S: Simd, T: Real, const M: usize, const V: usize>(
+    raw: Raw<'_, T>,
+    c: *mut T,
     j: usize,
     count: usize,
-    sums: &[[S::f32s; V]; M],
+    sums: &[[T::Vector<S>; V]; M],
 ) {
     for (m, sums) in sums.iter().enumerate() {
-        let sums: &[f32] = bytemuck::cast_slice(sums);
+        let sums: &[T] = bytemuck::cast_slice(sums);
         for (col, sum) in sums.iter().take(count).enumerate() {
             // SAFETY: the caller's promise.
             let c = unsafe { &mut *c.add(m * raw.c_step + col) };
             *c = match raw.write {
                 Write::Set => *sum,
-                Write::Add => *c + sum,
-                Write::Scale(weights) => *c * weights[j + col] + sum,
+                Write::Add => *c + *sum,
+                Write::Scale(weights) => *c * weights[j + col] + *sum,
             };
         }
     }

@@ -1,6 +1,8 @@
 //! Against the formulas in f64, at the sizes and values that break tiles.
 
+mod features;
 mod formulas;
+mod layouts;
 
 use super::super::*;
 use crate::tensor::{Layout, TensorRef};

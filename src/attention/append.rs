@@ -1,0 +1,103 @@
+//! New keys and values at the end of a cache.
+
+use super::Sequences;
+use crate::device::Kind;
+use crate::error::{Error, Result};
+use crate::ids::Ids;
+use crate::tensor::{TensorMut, TensorRef};
+use crate::validate;
+
+/// Writes new keys and values behind those a cache holds: row n of sample b becomes key `kv_len[b] + n`.
+///
+/// `k_cache`, `v_cache`: `[batch, kv_heads, slots, dim]`, or pages as [`Sequences::Paged`] says; `k`, `v`:
+/// `[batch, kv_heads, new, dim]` of the caches' type; `kv_len`: `[batch]` integers, lengths before the call. The caller adds `new`
+/// to the lengths afterwards. Pages that samples share must not be among those written: which sample's rows they then hold is not
+/// defined. Moves `2·batch·kv_heads·new·(head_dim + value_dim)` elements.
+///
+/// # Errors
+/// [`Error::Shape`], [`Error::DType`], [`Error::Device`] or [`Error::InvalidArgument`] naming the argument, also for a cache
+/// without room, a page that does not exist, or packed sequences; [`Error::Unsupported`] on wgpu and cuda so far. Nothing is
+/// written then.
+pub fn attention_append(
+    k_cache: &mut TensorMut<'_>,
+    v_cache: &mut TensorMut<'_>,
+    k: &TensorRef<'_>,
+    v: &TensorRef<'_>,
+    kv_len: &TensorRef<'_>,
+    sequences: &Sequences<'_>,
+) -> Result<()> {
+    let op = "attention_append";
+    let [batch, kv_heads, new, head_dim] = validate::rank4(op, "k", k)?;
+    let [_, _, _, value_dim] = validate::rank4(op, "v", v)?;
+    validate::shape(op, "v", v, &[batch, kv_heads, new, value_dim])?;
+    let [cache_batch, _, rows, _] = validate::rank4(op, "k_cache", k_cache.as_ref())?;
+    validate::shape(op, "k_cache", k_cache.as_ref(), &[cache_batch, kv_heads, rows, head_dim])?;
+    validate::shape(op, "v_cache", v_cache.as_ref(), &[cache_batch, kv_heads, rows, value_dim])?;
+    let (dtype, device) = (k_cache.as_ref().dtype(), k_cache.as_ref().device().clone());
+    for (arg, tensor) in [("v_cache", v_cache.as_ref()), ("k", k), ("v", v), ("k_cache", k_cache.as_ref())] {
+        validate::tensor(op, arg, tensor, dtype, &device)?;
+        validate::last_contiguous(op, arg, tensor)?;
+    }
+    let outputs = [("k_cache", k_cache.as_ref()), ("v_cache", v_cache.as_ref())];
+    validate::disjoint(op, &outputs, &[("k", k), ("v", v)])?;
+    let (slots, table) = match sequences {
+        Sequences::Dense if cache_batch != batch => {
+            return Err(Error::shape(op, "k_cache", format!("a batch of {batch}"), k_cache.as_ref().shape()));
+        }
+        Sequences::Dense => (rows, None),
+        Sequences::Paged { table } => {
+            let [_, per_sample] = *table.shape() else {
+                return Err(Error::shape(op, "page_table", "[batch, pages a sample]", table.shape()));
+            };
+            let ids = Ids::new(op, "page_table", table, &[batch, per_sample], &device, |_| Ok(()))?;
+            (rows.saturating_mul(per_sample), Some((ids, per_sample)))
+        }
+        Sequences::Packed { .. } => {
+            return Err(Error::argument(
+                op,
+                "sequences",
+                "are packed end to end, which leaves no room behind them",
+            ));
+        }
+    };
+    let fits = |len: i64| {
+        if len >= 0 && (len as u64).saturating_add(new as u64) <= slots as u64 {
+            return Ok(());
+        }
+        Err(Error::argument(op, "kv_len", format!("holds {len}: {new} more do not fit {slots} slots")))
+    };
+    let lengths = Ids::new(op, "kv_len", kv_len, &[batch], &device, fits)?;
+    match &device.0 {
+        Kind::Cpu => {}
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        _ => {
+            let (backend, limit) = (device.backend(), "cpu".into());
+            let got = backend.to_string();
+            return Err(Error::Unsupported { op, backend, what: "device", limit, got });
+        }
+    }
+    let lengths = lengths.host()?;
+    let table = match &table {
+        None => None,
+        Some((ids, per_sample)) => Some((ids.host()?, *per_sample)),
+    };
+    // Where each new key goes, before any is written.
+    let mut places = Vec::with_capacity(batch * new);
+    for (b, &len) in lengths.iter().enumerate() {
+        for key in (len as usize)..len as usize + new {
+            places.push(match &table {
+                None => (b, key),
+                Some((table, per_sample)) => {
+                    let page = table[b * per_sample + key / rows];
+                    if !(0..cache_batch as i64).contains(&page) {
+                        let reason = format!("holds {page}, outside 0..{cache_batch}");
+                        return Err(Error::argument(op, "page_table", reason));
+                    }
+                    (page as usize, key % rows)
+                }
+            });
+        }
+    }
+    super::cpu::append(k_cache, k, &places)?;
+    super::cpu::append(v_cache, v, &places)
+}
