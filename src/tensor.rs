@@ -5,8 +5,8 @@ use crate::device::Kind;
 use crate::device::{Buffer, Device};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::validate;
 pub use crate::layout::{Layout, MAX_RANK};
+use crate::validate;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -297,7 +297,9 @@ impl<'a> TensorRef<'a> {
         let dtype = match self.dtype {
             DType::C64 => DType::F32,
             DType::C128 => DType::F64,
-            got => return Err(Error::DType { op: "as_real", arg: "self", expected: "c64 or c128".into(), got }),
+            got => {
+                return Err(Error::DType { op: "as_real", arg: "self", expected: "c64 or c128".into(), got });
+            }
         };
         self.rescaled("as_real", dtype, |n| Some(2 * n))
     }
@@ -311,13 +313,25 @@ impl<'a> TensorRef<'a> {
         let dtype = match self.dtype {
             DType::F32 => DType::C64,
             DType::F64 => DType::C128,
-            got => return Err(Error::DType { op: "as_complex", arg: "self", expected: "f32 or f64".into(), got }),
+            got => {
+                return Err(Error::DType {
+                    op: "as_complex",
+                    arg: "self",
+                    expected: "f32 or f64".into(),
+                    got,
+                });
+            }
         };
         self.rescaled("as_complex", dtype, |n| n.is_multiple_of(2).then_some(n / 2))
     }
 
     /// The same bytes as elements of another size, by what a number of elements becomes.
-    fn rescaled(&self, op: &'static str, dtype: DType, convert: impl Fn(usize) -> Option<usize>) -> Result<Self> {
+    fn rescaled(
+        &self,
+        op: &'static str,
+        dtype: DType,
+        convert: impl Fn(usize) -> Option<usize>,
+    ) -> Result<Self> {
         validate::last_contiguous(op, "self", self)?;
         let odd = || Error::argument(op, "self", format!("has no whole pairs: {:?}", self.layout));
         let (mut shape, rank) = (self.layout.shape().to_vec(), self.layout.shape().len());

@@ -2,9 +2,7 @@
 
 use super::roles::{Role, Roles, Sizes, as_heads};
 use super::{Mix, QuantumAttention, QuantumAttentionOutput, Thetas};
-use crate::attention::{
-    AttentionGradientViews, AttentionSaved, Workspace, attention_backward_into,
-};
+use crate::attention::{AttentionGradientViews, AttentionSaved, Workspace, attention_backward_into};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::statevec::{Program, StatevecGradients};
@@ -102,9 +100,7 @@ impl QuantumAttention {
                 let weights = dv.view().with_layout(sizes.flat(self.observables.len())?)?;
                 self.value.gradient(&batch, &self.observables, &weights)?
             }
-            Mix::Amplitudes => {
-                self.value.backward_states(&batch, &as_states(&dv, sizes, self.qubits())?)?
-            }
+            Mix::Amplitudes => self.value.backward_states(&batch, &as_states(&dv, sizes, self.qubits())?)?,
         };
         Ok(QuantumAttentionGradients {
             x: sum_of_inputs([&query, &key, &value], &roles)?,

@@ -72,18 +72,25 @@ impl QuantumAttention {
         let outcomes = shots.to_vec::<u32>()?;
         let parity = |observable: &PauliSum| -> Result<Vec<(f64, u32)>> {
             let terms = observable.terms().iter();
-            terms.map(|(coefficient, string)| match string.diagonal() {
-                Some(qubits) => Ok((*coefficient, qubits)),
-                None => Err(Error::argument(op, "observables", "hold X or Y, which shots of basis states do not show")),
-            })
-            .collect()
+            terms
+                .map(|(coefficient, string)| match string.diagonal() {
+                    Some(qubits) => Ok((*coefficient, qubits)),
+                    None => Err(Error::argument(
+                        op,
+                        "observables",
+                        "hold X or Y, which shots of basis states do not show",
+                    )),
+                })
+                .collect()
         };
         let observables: Vec<Vec<(f64, u32)>> = self.observables.iter().map(parity).collect::<Result<_>>()?;
         let mut means = Vec::with_capacity(rows * observables.len());
         for row in outcomes.chunks_exact(count) {
             for terms in &observables {
                 let value = |outcome: u32| -> f64 {
-                    let signed = |&(c, qubits): &(f64, u32)| if (outcome & qubits).count_ones() % 2 == 1 { -c } else { c };
+                    let signed = |&(c, qubits): &(f64, u32)| {
+                        if (outcome & qubits).count_ones() % 2 == 1 { -c } else { c }
+                    };
                     terms.iter().map(signed).sum()
                 };
                 means.push((row.iter().map(|&outcome| value(outcome)).sum::<f64>() / count as f64) as f32);

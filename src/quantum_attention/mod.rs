@@ -164,7 +164,11 @@ impl QuantumAttention {
     /// [`Error::InvalidArgument`] if it is not finite.
     pub fn with_tau(self, tau: f64) -> Result<Self> {
         if !tau.is_finite() {
-            return Err(Error::argument("QuantumAttention::with_tau", "tau", format!("is {tau}, not finite")));
+            return Err(Error::argument(
+                "QuantumAttention::with_tau",
+                "tau",
+                format!("is {tau}, not finite"),
+            ));
         }
         Ok(Self { tau, ..self })
     }
@@ -283,7 +287,11 @@ impl QuantumAttention {
                 let mut mixed = Tensor::zeros(device, DType::F32, v.shape())?;
                 self.attend([&q, &k, &v], &mut mixed.view_mut(), &mut lse)?;
                 let mut out = y.view_mut().with_layout(sizes.flat(self.observables.len())?)?;
-                self.identity.expectations_into(&self.mixed_batch(&mixed, sizes)?, &self.observables, &mut out)?;
+                self.identity.expectations_into(
+                    &self.mixed_batch(&mixed, sizes)?,
+                    &self.observables,
+                    &mut out,
+                )?;
                 Some(mixed)
             }
         };
