@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`attention`] | scaled-dot-product attention, forward and backward |
 //! | [`task_heads`] | attention under a gate per task and head; a head with gate 0 is not computed |
+//! | [`multitask`] | losses, gradient comparison and metrics of batches that mix tasks |
 //! | [`statevec`] | circuits compiled once, run on batches of states |
 //! | [`tensor`] | tensors that own memory, and strided views of anybody's |
 //! | [`device`] | the CPU, wgpu and CUDA devices of this machine |
@@ -17,13 +18,16 @@
 #![deny(unsafe_code)]
 
 pub mod attention;
+mod call;
 pub mod conformance;
 pub mod device;
 mod dtype;
 mod error;
+mod host;
 mod ids;
 mod layout;
 pub mod manifest;
+pub mod multitask;
 pub mod statevec;
 pub mod task_heads;
 pub mod tensor;

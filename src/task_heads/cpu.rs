@@ -1,10 +1,11 @@
 //! The steps on the CPU: the same lists as the GPU kernels build, in plain Rust.
 
 use super::Activation;
-use super::problem::{GateDerivative, Problem, Sizes, no_task_id};
+use super::problem::{GateDerivative, Problem, Sizes};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
-use crate::dtype::{DType, Element};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::host::{elements, elements_mut};
 use crate::tensor::{Layout, TensorMut, TensorRef};
 use rayon::prelude::*;
 
@@ -182,8 +183,7 @@ impl Steps for CpuSteps {
 /// The row of the source's values of each sample, `None` for samples without a task.
 fn rows_of_samples(problem: &Problem<'_>) -> Result<Vec<Option<usize>>> {
     let Some(ids) = &problem.source.ids else { return Ok((0..problem.sizes.batch).map(Some).collect()) };
-    let dtype = ids.view().dtype();
-    Ok(ids.host()?.into_iter().map(|id| (!no_task_id(dtype, id)).then_some(id as usize)).collect())
+    ids.host_tasks()
 }
 
 /// Gates and probabilities of one sample.
@@ -313,32 +313,6 @@ fn not_cpu(dtype: DType) -> Error {
         expected: "cpu".into(),
         got: format!("{dtype} elsewhere"),
     }
-}
-
-/// All elements of a contiguous CPU tensor.
-#[allow(unsafe_code)]
-fn elements<'a, T: Element>(view: &TensorRef<'a>) -> Result<&'a [T]> {
-    let len = view.layout().len();
-    if len == 0 {
-        return Ok(&[]);
-    }
-    let base = view.cpu_ptr::<T>().filter(|_| view.layout().is_contiguous());
-    let base = base.ok_or_else(|| not_cpu(view.dtype()))?;
-    // SAFETY: a contiguous view's elements are the `len` that follow its first, all inside the borrow `'a`.
-    Ok(unsafe { std::slice::from_raw_parts(base, len) })
-}
-
-/// All elements of a contiguous CPU tensor, for writing.
-#[allow(unsafe_code)]
-fn elements_mut<'a, T: Element>(view: &'a mut TensorMut<'_>) -> Result<&'a mut [T]> {
-    let layout = *view.as_ref().layout();
-    if layout.is_empty() {
-        return Ok(&mut []);
-    }
-    let base = view.cpu_ptr::<T>().filter(|_| layout.is_contiguous());
-    let base = base.ok_or_else(|| not_cpu(view.as_ref().dtype()))?;
-    // SAFETY: as in `elements`; the view borrows them exclusively, and is itself borrowed exclusively for `'a`.
-    Ok(unsafe { std::slice::from_raw_parts_mut(base, layout.len()) })
 }
 
 /// The last dimension at `[b, h]` or `[b, h, row]` of a validated f32 tensor on the CPU.

@@ -1,10 +1,8 @@
 //! What a gate is made from: its source, its activation, and the policies for samples and heads that stand aside.
 
 use crate::attention::AttentionOptions;
+pub use crate::ids::NO_TASK;
 use crate::tensor::TensorRef;
-
-/// Task id of a sample that belongs to no task; [`NoTask`] says how its heads count. In u32 tensors it is `u32::MAX`.
-pub const NO_TASK: i32 = -1;
 
 /// Where the value `z[b,h]` under the activation comes from.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Validation: from a caller's tensors to a problem every backend can trust.
 
 use super::{
-    Activation, GateSource, NO_TASK, NoTask, SoftmaxScale, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews,
+    Activation, GateSource, NoTask, SoftmaxScale, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews,
     WantTaskHeadsGradients, ZeroGateGrad,
 };
 use crate::attention::{self, AttentionOptions};
@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ids::Ids;
-use crate::tensor::{Layout, Tensor, TensorRef};
+use crate::tensor::{Layout, TensorRef};
 use crate::validate;
 
 /// Sizes every step needs. `heads` is a multiple of `kv_heads`.
@@ -247,40 +247,10 @@ fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &De
                 let backend = device.backend();
                 return Err(Error::Unsupported { op, backend, what: "number of tasks", limit, got });
             }
-            let ids = task_ids(op, tasks, count, sizes.batch, device)?;
+            let ids = Ids::of_tasks(op, "tasks", tasks, count, &[sizes.batch], device)?;
             Ok(Source { values: logits.clone(), ids: Some(ids) })
         }
     }
-}
-
-/// Task ids on the operation's device; those in host memory are checked.
-fn task_ids<'a>(
-    op: &'static str,
-    tasks: &TensorRef<'a>,
-    count: usize,
-    batch: usize,
-    device: &Device,
-) -> Result<Ids<'a>> {
-    let is_no_task = |id: i64| no_task_id(tasks.dtype(), id);
-    let ids = Ids::new(op, "tasks", tasks, batch, device, |id| {
-        if is_no_task(id) || usize::try_from(id).is_ok_and(|id| id < count) {
-            return Ok(());
-        }
-        Err(Error::TaskId { op, got: id, tasks: count })
-    })?;
-    let saturated = matches!(ids, Ids::Uploaded(_)) && tasks.dtype() == DType::U32;
-    if !saturated {
-        return Ok(ids);
-    }
-    // The general upload clamps u32 to i32, which would hide u32's NO_TASK.
-    let signed =
-        tasks.to_vec::<u32>()?.into_iter().map(|id| if is_no_task(id.into()) { NO_TASK } else { id as i32 });
-    Ok(Ids::Uploaded(Tensor::from_slice(device, &signed.collect::<Vec<_>>(), &[batch])?))
-}
-
-/// Whether `id`, read from a tensor of type `dtype`, is [`NO_TASK`].
-pub(super) fn no_task_id(dtype: DType, id: i64) -> bool {
-    id == if dtype == DType::U32 { u32::MAX.into() } else { NO_TASK.into() }
 }
 
 /// `[batch, heads]` seen as `[batch, heads, rows]`.

@@ -6,6 +6,7 @@ pub mod compare;
 pub mod devices;
 pub mod guarded;
 pub mod oracle;
+pub mod oracle_multitask;
 pub mod oracle_statevec;
 pub mod oracle_task_heads;
 pub mod property;
