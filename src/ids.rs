@@ -15,30 +15,30 @@ pub const NO_TASK: i32 = -1;
 pub(crate) enum Ids<'a> {
     /// The caller's tensor.
     Borrowed(TensorRef<'a>),
-    /// A host tensor copied to the device.
-    Uploaded(Tensor),
+    /// A host tensor copied to the device, and its values.
+    Uploaded(Tensor, Vec<i64>),
 }
 
 impl<'a> Ids<'a> {
-    /// Checks `ids` (`[batch]`, integer, on `device` or the host), checks its values with `valid` if the host can see them,
+    /// Checks `ids` (of `shape`, integer, on `device` or the host), checks its values with `valid` if the host can see them,
     /// and brings them to `device`.
     pub(crate) fn new(
         op: &'static str,
         arg: &'static str,
         ids: &TensorRef<'a>,
-        batch: usize,
+        shape: &[usize],
         device: &Device,
         valid: impl Fn(i64) -> Result<()>,
     ) -> Result<Self> {
-        Self::with_shape(op, arg, ids, &[batch], device, |value| {
+        Self::narrowed(op, arg, ids, shape, device, |value| {
             valid(value)?;
             // Saturation keeps the meaning: every use compares against sizes below 2³¹.
             Ok(value.clamp(i32::MIN.into(), i32::MAX.into()) as i32)
         })
     }
 
-    /// The same for any shape. `narrow` checks a value that the host can see, and says what a GPU is given instead of it.
-    pub(crate) fn with_shape(
+    /// The same, where `narrow` checks a value that the host can see, and says what a GPU is given instead of it.
+    pub(crate) fn narrowed(
         op: &'static str,
         arg: &'static str,
         ids: &TensorRef<'a>,
@@ -51,11 +51,12 @@ impl<'a> Ids<'a> {
             return Err(Error::DType { op, arg, expected: "i32, u32 or i64".into(), got: ids.dtype() });
         }
         if ids.device().backend() == Backend::Cpu {
-            let narrowed = host_values(ids)?.into_iter().map(narrow).collect::<Result<Vec<i32>>>()?;
+            let values = host_values(ids)?;
+            let narrowed = values.iter().map(|&value| narrow(value)).collect::<Result<Vec<i32>>>()?;
             if device.backend() == Backend::Cpu {
                 return Ok(Self::Borrowed(ids.clone()));
             }
-            return Ok(Self::Uploaded(Tensor::from_slice(device, &narrowed, shape)?));
+            return Ok(Self::Uploaded(Tensor::from_slice(device, &narrowed, shape)?, values));
         }
         if !ids.device().is_same(device) {
             let (expected, got) = (device.name(), ids.device().name());
@@ -68,7 +69,16 @@ impl<'a> Ids<'a> {
     pub(crate) fn view(&self) -> TensorRef<'_> {
         match self {
             Self::Borrowed(view) => view.clone(),
-            Self::Uploaded(tensor) => tensor.view(),
+            Self::Uploaded(tensor, _) => tensor.view(),
+        }
+    }
+
+    /// The values in row-major order, if the caller gave them in host memory.
+    pub(crate) fn visible(&self) -> Result<Option<Vec<i64>>> {
+        match self {
+            Self::Uploaded(_, values) => Ok(Some(values.clone())),
+            Self::Borrowed(view) if view.device().backend() == Backend::Cpu => host_values(view).map(Some),
+            Self::Borrowed(_) => Ok(None),
         }
     }
 
@@ -82,11 +92,15 @@ impl<'a> Ids<'a> {
         device: &Device,
     ) -> Result<Self> {
         let dtype = ids.dtype();
-        Self::with_shape(op, arg, ids, shape, device, |id| match id {
+        let mut ids = Self::narrowed(op, arg, ids, shape, device, |id| match id {
             id if is_no_task(dtype, id) => Ok(NO_TASK),
             id if usize::try_from(id).is_ok_and(|id| id < tasks) => Ok(id as i32),
             _ => Err(Error::TaskId { op, got: id, tasks }),
-        })
+        })?;
+        if let Self::Uploaded(_, values) = &mut ids {
+            values.iter_mut().filter(|id| is_no_task(dtype, **id)).for_each(|id| *id = NO_TASK.into());
+        }
+        Ok(ids)
     }
 
     /// The tasks, where they are in host memory; `None` is [`NO_TASK`].

@@ -7,6 +7,7 @@
 //! | [`task_heads`] | attention under a gate per task and head; a head with gate 0 is not computed |
 //! | [`multitask`] | losses, gradient comparison and metrics of batches that mix tasks |
 //! | [`statevec`] | circuits compiled once, run on batches of states |
+//! | [`random`] | counter-based random words, the same on every backend |
 //! | [`tensor`] | tensors that own memory, and strided views of anybody's |
 //! | [`device`] | the CPU, wgpu and CUDA devices of this machine |
 //! | [`conformance`] | one suite that checks any device against plain f64 loops |
@@ -25,9 +26,12 @@ mod dtype;
 mod error;
 mod host;
 mod ids;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod launch;
 mod layout;
 pub mod manifest;
 pub mod multitask;
+pub mod random;
 pub mod statevec;
 pub mod task_heads;
 pub mod tensor;

@@ -6,6 +6,7 @@
 pub(crate) mod attention;
 pub(crate) mod device;
 pub(crate) mod multitask;
+pub(crate) mod random;
 pub(crate) mod statevec;
 pub(crate) mod task_heads;
 
@@ -128,6 +129,13 @@ const fn is_status(name: &str) -> bool {
     same
 }
 
+/// A kernel in both languages, for [`crate::launch`].
+#[derive(Debug)]
+pub(crate) struct GpuKernel {
+    pub(crate) cuda: &'static CudaKernel,
+    pub(crate) wgsl: &'static WgslKernel,
+}
+
 /// How a shader uses a storage buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -148,6 +156,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
+    ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
 ];
 
 /// The helpers put in front of every shader.
@@ -184,12 +193,18 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [attention::CUDA, task_heads::CUDA, multitask::CUDA, statevec::CUDA].into_iter().flatten().copied()
+    [random::CUDA, attention::CUDA, task_heads::CUDA, multitask::CUDA, statevec::CUDA]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
-    [device::WGSL, attention::WGSL, task_heads::WGSL, multitask::WGSL, statevec::WGSL].into_iter().flatten().copied()
+    [device::WGSL, random::WGSL, attention::WGSL, task_heads::WGSL, multitask::WGSL, statevec::WGSL]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 #[cfg(test)]

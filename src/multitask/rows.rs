@@ -103,8 +103,8 @@ impl<'a> Rows<'a> {
                 })?;
                 // A GPU gets 32-bit copies of labels in host memory, the ignored value as one no label has.
                 let narrow = |label: i64| if label == ignore { i32::MIN } else { label.clamp(-1, i32::MAX.into()) as i32 };
-                let labels = Ids::with_shape(op, "labels", labels, labels_shape, device, |label| Ok(narrow(label)))?;
-                let ignore = if matches!(labels, Ids::Uploaded(_)) { i32::MIN.into() } else { ignore };
+                let labels = Ids::narrowed(op, "labels", labels, labels_shape, device, |label| Ok(narrow(label)))?;
+                let ignore = if matches!(labels, Ids::Uploaded(..)) { i32::MIN.into() } else { ignore };
                 Labels::Classes { labels, ignore }
             }
             Given::Targets { targets, ignore_nan } => {
