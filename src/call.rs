@@ -46,7 +46,8 @@ impl Call<'_> {
             #[cfg(feature = "wgpu")]
             Kind::Wgpu(wgpu) => {
                 let mut buffers = Vec::with_capacity(self.operands.len());
-                let mut params = Vec::with_capacity(self.operands.len() + self.sizes.len() + self.words.len());
+                let mut params =
+                    Vec::with_capacity(self.operands.len() + self.sizes.len() + self.words.len());
                 for operand in self.operands {
                     let (buffer, offset) = match operand {
                         Operand::Status => (Some(wgpu.status()), None),

@@ -153,10 +153,10 @@ fn main(
                 bits = NAN_BITS;
             } else if (counted) {
                 let own = logits[z + label];
-                let smooth = params.smoothing > 0.0;
+                let is_smoothed = params.smoothing > 0.0;
                 var loss = log(total);
-                if (smooth) { loss -= params.smoothing * shifted / f32(width); }
-                if (own == MINUS_INFINITE || (smooth && atomicLoad(&infinite[team]) != 0u)) {
+                if (is_smoothed) { loss -= params.smoothing * shifted / f32(width); }
+                if (own == MINUS_INFINITE || (is_smoothed && atomicLoad(&infinite[team]) != 0u)) {
                     bits = PLUS_INFINITY_BITS;
                 } else {
                     bits = bitcast<u32>(loss - (1.0 - params.smoothing) * (bitcast<f32>(own) - maximum));

@@ -42,8 +42,10 @@ impl Batch {
         let (batch, tasks) = (random.between(1, 70), random.between(1, 4));
         let width = random.choose(&[1, 2, 5, 31, 32, 33, 70]);
         let rows = batch * if is_mixed { 1 } else { tasks };
-        let label = |random: &mut Random| if random.one_in(5) { -100 } else { random.between(0, width - 1) as i32 };
-        let id = |random: &mut Random| if random.one_in(6) { -1 } else { random.between(0, tasks - 1) as i32 };
+        let label =
+            |random: &mut Random| if random.one_in(5) { -100 } else { random.between(0, width - 1) as i32 };
+        let id =
+            |random: &mut Random| if random.one_in(6) { -1 } else { random.between(0, tasks - 1) as i32 };
         Self {
             is_mixed,
             batch,
@@ -105,10 +107,20 @@ impl Batch {
             options.label_smoothing = self.smoothing;
             cross_entropy_into(&values.view(), &labels.view(), &options, views)?;
         } else {
-            squared_error_into(&values.view(), &targets.view(), &SquaredErrorOptions::new(self.axis(&ids)), views)?;
+            squared_error_into(
+                &values.view(),
+                &targets.view(),
+                &SquaredErrorOptions::new(self.axis(&ids)),
+                views,
+            )?;
         }
         device.synchronize()?;
-        Ok([total.read("total")?, losses.read("losses")?, row_losses.read("row_losses")?, gradient.read("gradient")?])
+        Ok([
+            total.read("total")?,
+            losses.read("losses")?,
+            row_losses.read("row_losses")?,
+            gradient.read("gradient")?,
+        ])
     }
 }
 
@@ -116,8 +128,11 @@ impl Batch {
 fn row_loss(x: &[f32], y: &[f32], label: usize, smoothing: Option<f32>) -> ([f64; 2], Vec<[f64; 2]>) {
     let width = x.len() as f64;
     let Some(smoothing) = smoothing.map(f64::from) else {
-        let errors = x.iter().zip(y).map(|(&x, &y)| (f64::from(x) - f64::from(y), f64::from(x.abs() + y.abs())));
-        let sums = errors.clone().fold([0.0; 2], |sum, (e, size)| [sum[0] + e * e / width, sum[1] + size * size / width]);
+        let errors =
+            x.iter().zip(y).map(|(&x, &y)| (f64::from(x) - f64::from(y), f64::from(x.abs() + y.abs())));
+        let sums = errors
+            .clone()
+            .fold([0.0; 2], |sum, (e, size)| [sum[0] + e * e / width, sum[1] + size * size / width]);
         return (sums, errors.map(|(e, size)| [2.0 * e / width, 2.0 * size / width]).collect());
     };
     let z: Vec<f64> = x.iter().map(|&z| z.into()).collect();
@@ -156,8 +171,12 @@ fn losses(device: &Device, number: usize, seed: u64) -> Checked {
                 continue;
             };
             let smoothing = is_entropy.then_some(batch.smoothing);
-            let (loss, gradient) =
-                row_loss(&batch.values[own.clone()], &batch.targets[own], batch.labels[row].max(0) as usize, smoothing);
+            let (loss, gradient) = row_loss(
+                &batch.values[own.clone()],
+                &batch.targets[own],
+                batch.labels[row].max(0) as usize,
+                smoothing,
+            );
             want_rows.push(expected(loss, 16.0));
             let share = |[value, terms]: [f64; 2]| [value / counts[task], terms / counts[task]];
             want_gradient.extend(gradient.into_iter().map(|g| expected(share(g), 16.0)));
@@ -197,7 +216,9 @@ fn metrics(device: &Device, number: usize, seed: u64) -> Checked {
             want_counts[at(label, 2)] += 1;
         }
         if class_counts != want_counts {
-            return Err(Failure::Wrong(format!("class_counts are {class_counts:?}, expected {want_counts:?}")));
+            return Err(Failure::Wrong(format!(
+                "class_counts are {class_counts:?}, expected {want_counts:?}"
+            )));
         }
         let over = |x: u32, y: u32| if y == 0 { 0.0 } else { f64::from(x) / f64::from(y) };
         let mut want = Vec::new();
@@ -205,7 +226,11 @@ fn metrics(device: &Device, number: usize, seed: u64) -> Checked {
             let classes: Vec<&[u32]> = counts.chunks(3).filter(|c| c[1] + c[2] > 0).collect();
             let sum = |kind: usize| counts.chunks(3).map(|c| c[kind]).sum::<u32>();
             let mean = |of: &dyn Fn(&[u32]) -> f64| {
-                if classes.is_empty() { 0.0 } else { classes.iter().map(|c| of(c)).sum::<f64>() / classes.len() as f64 }
+                if classes.is_empty() {
+                    0.0
+                } else {
+                    classes.iter().map(|c| of(c)).sum::<f64>() / classes.len() as f64
+                }
             };
             let scores = [
                 over(sum(0), sum(2)),

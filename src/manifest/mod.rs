@@ -156,6 +156,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
+    ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),
     ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
 ];
 

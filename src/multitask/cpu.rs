@@ -42,12 +42,15 @@ pub(super) fn loss(loss: &Loss<'_>, out: &mut LossViews<'_>) -> Result<()> {
         if let Some(gradient) = &mut gradient {
             gradient[width..].fill(0.0);
         }
-        let target = Target { factor: factor(task), gradient: gradient.map(|gradient| &mut gradient[..width]) };
+        let target =
+            Target { factor: factor(task), gradient: gradient.map(|gradient| &mut gradient[..width]) };
         *row_loss = match (&rows.labels, loss.smoothing) {
             (Labels::Targets { targets, .. }, _) => {
                 squared_error(&values[..width], &row(targets, at, rows.columns)[..width], target)
             }
-            (_, smoothing) => cross_entropy(&values[..width], host[at].label, smoothing.unwrap_or(0.0), target),
+            (_, smoothing) => {
+                cross_entropy(&values[..width], host[at].label, smoothing.unwrap_or(0.0), target)
+            }
         };
     });
 
@@ -83,7 +86,8 @@ fn cross_entropy(z: &[f32], label: usize, smoothing: f32, target: Target<'_>) ->
     let mut unused = [];
     let (factor, gradient) = (target.factor, target.gradient.unwrap_or(&mut unused));
     // The gradient's memory holds e^(z − max) meanwhile: one exponential a logit.
-    let (sum, shifted) = if gradient.is_empty() { exponentials(z, max, None) } else { exponentials(z, max, Some(gradient)) };
+    let (sum, shifted) =
+        if gradient.is_empty() { exponentials(z, max, None) } else { exponentials(z, max, Some(gradient)) };
     let sum = if sum == 0.0 { f32::NAN } else { sum };
     let even = smoothing / z.len() as f32;
     if factor == 0.0 {
@@ -189,7 +193,11 @@ fn count(rows: &[Row], counts: &mut [u32]) {
 }
 
 fn offset(layout: &Layout, at: usize, columns: usize) -> usize {
-    if layout.shape().len() == 2 { at * layout.step(0) } else { at / columns * layout.step(0) + at % columns * layout.step(1) }
+    if layout.shape().len() == 2 {
+        at * layout.step(0)
+    } else {
+        at / columns * layout.step(0) + at % columns * layout.step(1)
+    }
 }
 
 /// Row `at` of a validated f32 tensor `[batch, width]` or `[batch, columns, width]` on the CPU.
@@ -198,7 +206,12 @@ pub(super) fn row<'a>(view: &TensorRef<'a>, at: usize, columns: usize) -> &'a [f
     let layout = view.layout();
     let Some(base) = view.cpu_ptr::<f32>().filter(|_| !layout.is_empty()) else { return &[] };
     // SAFETY: `at` is below the number of rows, and the last dimension is contiguous.
-    unsafe { std::slice::from_raw_parts(base.add(offset(layout, at, columns)), layout.shape()[layout.shape().len() - 1]) }
+    unsafe {
+        std::slice::from_raw_parts(
+            base.add(offset(layout, at, columns)),
+            layout.shape()[layout.shape().len() - 1],
+        )
+    }
 }
 
 /// Rows of an f32 tensor that threads write, each row by one thread.
@@ -229,13 +242,18 @@ impl<'a> RowsMut<'a> {
         let width = self.layout.shape()[self.layout.shape().len() - 1];
         // SAFETY: inside the layout, which the view's construction has checked against its memory, and contiguous; each row is
         // asked for once.
-        unsafe { std::slice::from_raw_parts_mut(self.base.add(offset(&self.layout, at, self.columns)), width) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.base.add(offset(&self.layout, at, self.columns)), width)
+        }
     }
 }
 
 // ---------------------------------------------------------------------------------------------------------- gradients
 
-pub(super) fn gradient_similarity(gradients: &TensorRef<'_>, out: &mut GradientSimilarityViews<'_>) -> Result<()> {
+pub(super) fn gradient_similarity(
+    gradients: &TensorRef<'_>,
+    out: &mut GradientSimilarityViews<'_>,
+) -> Result<()> {
     let (tasks, parameters) = (gradients.shape()[0], gradients.shape()[1]);
     let rows: Vec<&[f32]> = (0..tasks).map(|task| row(gradients, task, 1)).collect();
     let upper = |i: usize| i * tasks;
@@ -335,7 +353,9 @@ pub(super) fn class_metrics(
         .par_iter()
         .with_min_len(least)
         .enumerate()
-        .map(|(at, own)| own.task.map_or(0, |task| largest(&row(logits, at, rows.columns)[..rows.width_of(task)])))
+        .map(|(at, own)| {
+            own.task.map_or(0, |task| largest(&row(logits, at, rows.columns)[..rows.width_of(task)]))
+        })
         .collect();
     let class_counts = elements_mut::<u32>(&mut out.class_counts)?;
     class_counts.fill(0);
@@ -347,7 +367,8 @@ pub(super) fn class_metrics(
         class_counts[of_class(row.label) + 2] += 1;
     }
 
-    let (per_class, per_task) = (elements_mut::<f32>(&mut out.per_class)?, elements_mut::<f32>(&mut out.per_task)?);
+    let (per_class, per_task) =
+        (elements_mut::<f32>(&mut out.per_class)?, elements_mut::<f32>(&mut out.per_task)?);
     let (mut pool, mut accurate, mut all_rows) = ([0u32; 3], 0, 0);
     let (mut sums, mut with_rows) = ([0.0f32; 4], 0);
     for task in 0..rows.tasks {
@@ -398,7 +419,11 @@ pub(super) fn regression_metrics(
     let Labels::Targets { targets, .. } = &rows.labels else { return Ok(()) };
     let of_task = |at: usize| {
         let task = host[at].task?;
-        Some((task, f64::from(row(values, at, rows.columns)[0]), f64::from(row(targets, at, rows.columns)[0])))
+        Some((
+            task,
+            f64::from(row(values, at, rows.columns)[0]),
+            f64::from(row(targets, at, rows.columns)[0]),
+        ))
     };
     let divisor = |task: usize| f64::from(counts[task].max(1));
     // From the first target, so that equal targets have no spread.

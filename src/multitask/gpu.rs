@@ -1,10 +1,10 @@
 //! wgpu and CUDA: the sequence of launches, the same for both.
 
+use super::Reduction;
 use super::gradients::{CHUNK, GradientSimilarityViews};
 use super::loss::{Loss, LossViews};
 use super::metrics::{Average, ClassMetricsViews, RegressionMetricsViews};
 use super::rows::{Labels, Rows};
-use super::Reduction;
 use crate::call::{Call, Operand};
 use crate::error::Result;
 use crate::manifest::Twin;
@@ -88,7 +88,13 @@ impl Launcher<'_, '_> {
     fn count(&self, workspace: &TensorRef<'_>, counts: &TensorRef<'_>) -> Result<()> {
         let [count, columns, _] = self.words();
         let operands = [Operand::View(workspace), Operand::View(counts)];
-        self.launch(&kernels::COUNT, self.rows.tasks + 1, &operands, &[], &[count, columns, self.rows.tasks as u32])
+        self.launch(
+            &kernels::COUNT,
+            self.rows.tasks + 1,
+            &operands,
+            &[],
+            &[count, columns, self.rows.tasks as u32],
+        )
     }
 }
 
@@ -129,7 +135,13 @@ pub(super) fn loss(loss: &Loss<'_>, out: &mut LossViews<'_>) -> Result<()> {
         Labels::Classes { .. } => {
             operands.extend(common);
             words.push(loss.smoothing.unwrap_or(0.0).to_bits());
-            launcher.launch(&kernels::CROSS_ENTROPY, work, &operands, &[value_b, value_t, grad_b, grad_t], &words)?;
+            launcher.launch(
+                &kernels::CROSS_ENTROPY,
+                work,
+                &operands,
+                &[value_b, value_t, grad_b, grad_t],
+                &words,
+            )?;
         }
     }
 
@@ -164,8 +176,12 @@ pub(super) fn class_metrics(
     launcher.mark(workspace, Some(class_counts))?;
     launcher.count(workspace, out.counts.as_ref())?;
     let widths = rows.widths.as_ref().and_then(|(_, words)| words.as_ref()).map(|words| words.view());
-    let operands =
-        [Operand::View(logits), Operand::View(workspace), optional(widths.as_ref()), Operand::View(class_counts)];
+    let operands = [
+        Operand::View(logits),
+        Operand::View(workspace),
+        optional(widths.as_ref()),
+        Operand::View(class_counts),
+    ];
     let [count, columns, width] = launcher.words();
     let words = [count, columns, width, widths.is_some().into()];
     let work = rows.count().div_ceil(ROWS_OF_WARPS);
@@ -180,7 +196,13 @@ pub(super) fn class_metrics(
         Average::Macro => (0, 0),
         Average::OneClass(class) => (1, class as u32),
     };
-    launcher.launch(&kernels::CLASS_METRICS, 1, &operands, &[], &[rows.tasks as u32, width, one_class, positive])
+    launcher.launch(
+        &kernels::CLASS_METRICS,
+        1,
+        &operands,
+        &[],
+        &[rows.tasks as u32, width, one_class, positive],
+    )
 }
 
 pub(super) fn regression_metrics(
@@ -223,7 +245,8 @@ pub(super) fn composite_score(
     ];
     let words = [scores.shape()[0] as u32, weights.is_some().into(), 1, 0, 0];
     let sizes = [scores.layout().step(0)];
-    Call { op, kernel: &kernels::WEIGHTED_SUM, operands: &operands, sizes: &sizes, words: &words }.run(scores.device(), 1)
+    Call { op, kernel: &kernels::WEIGHTED_SUM, operands: &operands, sizes: &sizes, words: &words }
+        .run(scores.device(), 1)
 }
 
 pub(super) fn gradient_similarity(
@@ -241,7 +264,9 @@ pub(super) fn gradient_similarity(
     let words = [tasks as u32, chunks as u32];
     Call { op, kernel: &kernels::GRADIENT_GRAM, operands: &operands, sizes: &sizes, words: &words }
         .run(device, chunks.saturating_mul(tiles * tiles))?;
-    let operands = [Operand::View(partial), Operand::View(out.norms.as_ref()), Operand::View(out.cosines.as_ref())];
+    let operands =
+        [Operand::View(partial), Operand::View(out.norms.as_ref()), Operand::View(out.cosines.as_ref())];
     let work = (tasks * tasks).div_ceil(kernels::GRADIENT_COSINES.cuda.block as usize);
-    Call { op, kernel: &kernels::GRADIENT_COSINES, operands: &operands, sizes: &[], words: &words }.run(device, work)
+    Call { op, kernel: &kernels::GRADIENT_COSINES, operands: &operands, sizes: &[], words: &words }
+        .run(device, work)
 }

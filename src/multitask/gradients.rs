@@ -45,7 +45,8 @@ fn check<'a>(gradients: &'a TensorRef<'_>) -> Result<(&'a Device, usize, usize)>
     let device = gradients.device();
     validate::tensor(OP, "gradients", gradients, DType::F32, device)?;
     validate::last_contiguous(OP, "gradients", gradients)?;
-    for (what, got, most) in [("number of tasks", tasks, MAX_TASKS), ("parameters", parameters, CHUNK << 30)] {
+    for (what, got, most) in [("number of tasks", tasks, MAX_TASKS), ("parameters", parameters, CHUNK << 30)]
+    {
         if got > most {
             let (limit, got) = (most.to_string(), got.to_string());
             return Err(Error::Unsupported { op: OP, backend: device.backend(), what, limit, got });
@@ -83,7 +84,10 @@ pub fn gradient_similarity(gradients: &TensorRef<'_>) -> Result<GradientSimilari
 ///
 /// # Errors
 /// As [`gradient_similarity`]; [`Error::InvalidArgument`] if an output overlaps another tensor.
-pub fn gradient_similarity_into(gradients: &TensorRef<'_>, mut out: GradientSimilarityViews<'_>) -> Result<()> {
+pub fn gradient_similarity_into(
+    gradients: &TensorRef<'_>,
+    mut out: GradientSimilarityViews<'_>,
+) -> Result<()> {
     let (device, tasks, parameters) = check(gradients)?;
     let workspace = gradient_similarity_workspace(tasks, parameters);
     let results: [(&'static str, &TensorRef<'_>, &[usize]); 3] = [

@@ -28,7 +28,14 @@ pub struct CrossEntropyOptions<'a> {
 impl<'a> CrossEntropyOptions<'a> {
     /// Weights 1, the mean over rows, label −100 ignored, no smoothing.
     pub fn new(axis: TaskAxis<'a>) -> Self {
-        Self { axis, weights: None, classes: None, reduction: Reduction::Mean, ignore_index: -100, label_smoothing: 0.0 }
+        Self {
+            axis,
+            weights: None,
+            classes: None,
+            reduction: Reduction::Mean,
+            ignore_index: -100,
+            label_smoothing: 0.0,
+        }
     }
 }
 
@@ -109,8 +116,14 @@ impl<'a> Loss<'a> {
         }
         let given = Given::Classes { labels, ignore: options.ignore_index };
         let rows = Rows::new(OP, "logits", logits, &options.axis, options.classes, &given)?;
-        Self { rows, values: logits.clone(), weights: options.weights.clone(), reduction: options.reduction, smoothing: Some(smoothing) }
-            .checked()
+        Self {
+            rows,
+            values: logits.clone(),
+            weights: options.weights.clone(),
+            reduction: options.reduction,
+            smoothing: Some(smoothing),
+        }
+        .checked()
     }
 
     fn squared_error(
@@ -120,8 +133,14 @@ impl<'a> Loss<'a> {
     ) -> Result<Self> {
         let given = Given::Targets { targets, ignore_nan: options.ignore_nan };
         let rows = Rows::new("squared_error", "values", values, &options.axis, options.widths, &given)?;
-        Self { rows, values: values.clone(), weights: options.weights.clone(), reduction: options.reduction, smoothing: None }
-            .checked()
+        Self {
+            rows,
+            values: values.clone(),
+            weights: options.weights.clone(),
+            reduction: options.reduction,
+            smoothing: None,
+        }
+        .checked()
     }
 
     fn checked(self) -> Result<Self> {

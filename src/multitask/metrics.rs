@@ -103,7 +103,11 @@ pub struct RegressionMetricsViews<'a> {
 type Output<'v, 's> = (&'static str, &'v TensorRef<'v>, DType, &'s [usize]);
 
 /// Checks contiguous outputs, and that they share nothing with each other or with an input.
-fn check_outputs(rows: &Rows<'_>, outputs: &[Output<'_, '_>], inputs: &[(&'static str, &TensorRef<'_>)]) -> Result<()> {
+fn check_outputs(
+    rows: &Rows<'_>,
+    outputs: &[Output<'_, '_>],
+    inputs: &[(&'static str, &TensorRef<'_>)],
+) -> Result<()> {
     let op = rows.op;
     for &(arg, tensor, dtype, shape) in outputs {
         validate::shape(op, arg, tensor, shape)?;
@@ -250,8 +254,10 @@ pub fn regression_metrics(
 ) -> Result<RegressionMetrics> {
     let (rows, values) = regression_rows(values, targets, options)?;
     let make = |dtype, shape: &[usize]| Tensor::zeros(&rows.device, dtype, shape);
-    let mut out =
-        RegressionMetrics { counts: make(DType::U32, &[rows.tasks])?, per_task: make(DType::F32, &[rows.tasks, 3])? };
+    let mut out = RegressionMetrics {
+        counts: make(DType::U32, &[rows.tasks])?,
+        per_task: make(DType::F32, &[rows.tasks, 3])?,
+    };
     let mut workspace = make(DType::U32, &[rows_workspace(rows.count())])?;
     let views = RegressionMetricsViews {
         counts: out.counts.view_mut(),
@@ -276,7 +282,11 @@ pub fn regression_metrics_into(
     run_regression_metrics(&rows, &values, out)
 }
 
-fn run_regression_metrics(rows: &Rows<'_>, values: &TensorRef<'_>, mut out: RegressionMetricsViews<'_>) -> Result<()> {
+fn run_regression_metrics(
+    rows: &Rows<'_>,
+    values: &TensorRef<'_>,
+    mut out: RegressionMetricsViews<'_>,
+) -> Result<()> {
     rows.check_workspace(&out.workspace)?;
     let outputs: [Output<'_, '_>; 3] = [
         ("counts", out.counts.as_ref(), DType::U32, &[rows.tasks]),

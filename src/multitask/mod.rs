@@ -39,13 +39,13 @@ pub use gradients::{
     gradient_similarity_workspace,
 };
 pub use loss::{
-    CrossEntropyOptions, LossOutput, LossViews, SquaredErrorOptions, cross_entropy, cross_entropy_into, squared_error,
-    squared_error_into,
+    CrossEntropyOptions, LossOutput, LossViews, SquaredErrorOptions, cross_entropy, cross_entropy_into,
+    squared_error, squared_error_into,
 };
 pub use metrics::{
-    Average, ClassMetrics, ClassMetricsOptions, ClassMetricsViews, RegressionMetrics, RegressionMetricsOptions,
-    RegressionMetricsViews, class_metrics, class_metrics_into, composite_score, composite_score_into, regression_metrics,
-    regression_metrics_into,
+    Average, ClassMetrics, ClassMetricsOptions, ClassMetricsViews, RegressionMetrics,
+    RegressionMetricsOptions, RegressionMetricsViews, class_metrics, class_metrics_into, composite_score,
+    composite_score_into, regression_metrics, regression_metrics_into,
 };
 pub use rows::rows_workspace;
 

@@ -65,7 +65,9 @@ impl<'a> Rows<'a> {
         let (batch, columns, tasks, width) = match (axis, values.shape()) {
             (TaskAxis::Mixed { count, .. }, &[batch, width]) => (batch, 1, *count, width),
             (TaskAxis::All, &[batch, tasks, width]) => (batch, tasks, tasks, width),
-            (TaskAxis::Mixed { .. }, _) => return Err(Error::shape(op, arg, "[batch, width]", values.shape())),
+            (TaskAxis::Mixed { .. }, _) => {
+                return Err(Error::shape(op, arg, "[batch, width]", values.shape()));
+            }
             (TaskAxis::All, _) => return Err(Error::shape(op, arg, "[batch, tasks, width]", values.shape())),
         };
         validate::tensor(op, arg, values, DType::F32, device)?;
@@ -102,8 +104,11 @@ impl<'a> Rows<'a> {
                     widths.map_or(width, |widths| widths[task])
                 })?;
                 // A GPU gets 32-bit copies of labels in host memory, the ignored value as one no label has.
-                let narrow = |label: i64| if label == ignore { i32::MIN } else { label.clamp(-1, i32::MAX.into()) as i32 };
-                let labels = Ids::narrowed(op, "labels", labels, labels_shape, device, |label| Ok(narrow(label)))?;
+                let narrow = |label: i64| {
+                    if label == ignore { i32::MIN } else { label.clamp(-1, i32::MAX.into()) as i32 }
+                };
+                let labels =
+                    Ids::narrowed(op, "labels", labels, labels_shape, device, |label| Ok(narrow(label)))?;
                 let ignore = if matches!(labels, Ids::Uploaded(..)) { i32::MIN.into() } else { ignore };
                 Labels::Classes { labels, ignore }
             }
@@ -147,15 +152,20 @@ impl<'a> Rows<'a> {
         };
         let row = |at: usize| {
             let task = tasks.as_ref().map_or(Some(at % self.columns), |tasks| tasks[at]);
-            let Some(width) = task.map(|task| self.width_of(task)) else { return Row { task: None, label: 0 } };
+            let Some(width) = task.map(|task| self.width_of(task)) else {
+                return Row { task: None, label: 0 };
+            };
             match &self.labels {
                 Labels::Classes { ignore, .. } => {
                     let is_label = labels[at] != *ignore;
-                    Row { task: task.filter(|_| is_label), label: if is_label { labels[at] as usize } else { 0 } }
+                    Row {
+                        task: task.filter(|_| is_label),
+                        label: if is_label { labels[at] as usize } else { 0 },
+                    }
                 }
                 Labels::Targets { targets, ignore_nan } => {
-                    let missing =
-                        *ignore_nan && super::cpu::row(targets, at, self.columns)[..width].iter().any(|y| y.is_nan());
+                    let missing = *ignore_nan
+                        && super::cpu::row(targets, at, self.columns)[..width].iter().any(|y| y.is_nan());
                     Row { task: task.filter(|_| !missing), label: 0 }
                 }
             }
@@ -182,13 +192,16 @@ fn check_host_labels(
     ignore: i64,
     width: impl Fn(usize) -> usize,
 ) -> Result<()> {
-    let is_host = |tensor: &TensorRef<'_>| tensor.device().backend() == Backend::Cpu && tensor.dtype().is_integer();
+    let is_host =
+        |tensor: &TensorRef<'_>| tensor.device().backend() == Backend::Cpu && tensor.dtype().is_integer();
     if !is_host(labels) || labels.shape() != shape {
         return Ok(());
     }
     let ids = match axis {
         TaskAxis::Mixed { tasks, .. } if !is_host(tasks) => return Ok(()),
-        TaskAxis::Mixed { tasks, count } => Some(Ids::of_tasks(op, "tasks", tasks, *count, shape, &Device::cpu())?),
+        TaskAxis::Mixed { tasks, count } => {
+            Some(Ids::of_tasks(op, "tasks", tasks, *count, shape, &Device::cpu())?)
+        }
         TaskAxis::All => None,
     };
     let ids = ids.as_ref().map(Ids::host_tasks).transpose()?;

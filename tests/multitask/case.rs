@@ -89,8 +89,9 @@ impl Case {
 
     pub fn data(&self) -> Data {
         let mut random = self.random(0);
-        let widths: Vec<usize> =
-            (0..self.tasks).map(|_| if self.has_widths { 1 + random.below(self.width) } else { self.width }).collect();
+        let widths: Vec<usize> = (0..self.tasks)
+            .map(|_| if self.has_widths { 1 + random.below(self.width) } else { self.width })
+            .collect();
         let weights: Vec<f32> = (0..self.tasks)
             .map(|_| match random.below(4) {
                 _ if !self.has_weights => 1.0,
@@ -170,11 +171,16 @@ impl Data {
     /// The batch made of these samples, in this order.
     pub fn samples(&self, case: &Case, order: &[usize]) -> (Case, Self) {
         let per_sample = case.columns() * case.width;
-        let take = |values: &[f32]| order.iter().flat_map(|&b| values[b * per_sample..][..per_sample].to_vec()).collect();
+        let take = |values: &[f32]| {
+            order.iter().flat_map(|&b| values[b * per_sample..][..per_sample].to_vec()).collect()
+        };
         let data = Self {
             values: take(&self.values),
             targets: take(&self.targets),
-            labels: order.iter().flat_map(|&b| self.labels[b * case.columns()..][..case.columns()].to_vec()).collect(),
+            labels: order
+                .iter()
+                .flat_map(|&b| self.labels[b * case.columns()..][..case.columns()].to_vec())
+                .collect(),
             ids: if case.mixed { order.iter().map(|&b| self.ids[b]).collect() } else { Vec::new() },
             ..self.clone()
         };
@@ -217,8 +223,9 @@ impl Inputs {
             }
             integers(device, &data.ids, &[case.batch], &mut random)
         });
-        let weights =
-            case.has_weights.then(|| Tensor::from_slice(device, &data.weights, &[case.tasks]).expect("weights"));
+        let weights = case
+            .has_weights
+            .then(|| Tensor::from_slice(device, &data.weights, &[case.tasks]).expect("weights"));
         Self { values, targets, labels, ids, weights }
     }
 

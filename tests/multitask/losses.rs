@@ -8,7 +8,8 @@ use crate::support::oracle_multitask::{RowLoss, cross_entropy, squared_error};
 use crate::support::property::{CASES, check};
 use crate::support::tolerance::{CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, U, row_loss, sum_of_rows};
 use gatewarp::multitask::{
-    CrossEntropyOptions, LossViews, SquaredErrorOptions, cross_entropy_into, rows_workspace, squared_error_into,
+    CrossEntropyOptions, LossViews, SquaredErrorOptions, cross_entropy_into, rows_workspace,
+    squared_error_into,
 };
 use gatewarp::{Device, Layout, Result, Tensor};
 
@@ -33,13 +34,21 @@ pub fn dense(device: &Device, shape: &[usize]) -> Guarded {
     Guarded::new(device, Layout::new(shape, strides.strides(), 71).expect("a layout"))
 }
 
-pub fn run(device: &Device, case: &Case, inputs: &Inputs, data: &Data, kind: Kind, want: bool) -> std::result::Result<Run, String> {
+pub fn run(
+    device: &Device,
+    case: &Case,
+    inputs: &Inputs,
+    data: &Data,
+    kind: Kind,
+    want: bool,
+) -> std::result::Result<Run, String> {
     let (mut total, mut losses) = (dense(device, &[1]), dense(device, &[case.tasks]));
     let mut row_losses = dense(device, &case.row_shape());
     let mut random = case.random(2);
     let mut gradient =
         want.then(|| Guarded::new(device, random_layout(&case.shape(), Inner::Contiguous, &mut random)));
-    let words = |count: usize| Tensor::from_slice(device, &vec![0xdead_beefu32; count], &[count]).expect("words");
+    let words =
+        |count: usize| Tensor::from_slice(device, &vec![0xdead_beefu32; count], &[count]).expect("words");
     let (mut counts, mut workspace) = (words(case.tasks), words(rows_workspace(case.rows())));
     let views = LossViews {
         total: total.view_mut(),
@@ -85,10 +94,13 @@ pub fn run(device: &Device, case: &Case, inputs: &Inputs, data: &Data, kind: Kin
 fn row_losses_of(case: &Case, data: &Data, kind: Kind) -> Vec<Option<(usize, RowLoss)>> {
     let one = |at| {
         let row = data.row(case, at)?;
-        Some((row.task, match kind {
-            Kind::CrossEntropy => cross_entropy(&row, case.smoothing.into()),
-            Kind::SquaredError => squared_error(&row),
-        }))
+        Some((
+            row.task,
+            match kind {
+                Kind::CrossEntropy => cross_entropy(&row, case.smoothing.into()),
+                Kind::SquaredError => squared_error(&row),
+            },
+        ))
     };
     (0..case.rows()).map(one).collect()
 }
@@ -136,7 +148,9 @@ fn is_the_formula(name: &'static str, device: &TestDevice, kind: Kind) -> std::r
             if let Some((task, row)) = row {
                 let count = if case.mean { f64::from(counts[*task]) } else { 1.0 };
                 let factor = f64::from(data.weights[*task]) / count;
-                for (own, (gradient, terms)) in own.iter_mut().zip(row.gradient.iter().zip(&row.gradient_terms)) {
+                for (own, (gradient, terms)) in
+                    own.iter_mut().zip(row.gradient.iter().zip(&row.gradient_terms))
+                {
                     *own = (factor * gradient, row_loss(factor.abs() * terms));
                 }
             }
@@ -225,7 +239,11 @@ pub fn the_same_bits_every_time(device: &TestDevice) -> std::result::Result<(), 
                 let second = once(again, true)?;
                 same_bits("total", &second.total, &first.total)?;
                 same_bits("losses", &second.losses, &first.losses)?;
-                same_bits("gradient", &second.gradient.ok_or("wanted")?, first.gradient.as_ref().ok_or("wanted")?)?;
+                same_bits(
+                    "gradient",
+                    &second.gradient.ok_or("wanted")?,
+                    first.gradient.as_ref().ok_or("wanted")?,
+                )?;
             }
             // And without the gradient.
             let alone = once(0, false)?;
@@ -246,7 +264,9 @@ pub fn all_tasks_are_each_task_alone(device: &TestDevice) -> std::result::Result
         for task in 0..case.tasks {
             let one = Case { mixed: true, ..case.clone() };
             let rows: Vec<usize> = (0..case.batch).map(|b| b * case.tasks + task).collect();
-            let pick = |values: &[f32]| rows.iter().flat_map(|&r| values[r * case.width..][..case.width].to_vec()).collect();
+            let pick = |values: &[f32]| {
+                rows.iter().flat_map(|&r| values[r * case.width..][..case.width].to_vec()).collect()
+            };
             let own = Data {
                 values: pick(&data.values),
                 targets: pick(&data.targets),

@@ -21,7 +21,10 @@ static TESTS: &[Test] = &[
     Test::new("permuting_samples_permutes_rows", losses::permuting_samples_permutes_rows),
     Test::new("the_same_bits_every_time", losses::the_same_bits_every_time),
     Test::new("all_tasks_are_each_task_alone", losses::all_tasks_are_each_task_alone),
-    Test::new("infinite_logits_are_what_the_formula_gives", losses::infinite_logits_are_what_the_formula_gives),
+    Test::new(
+        "infinite_logits_are_what_the_formula_gives",
+        losses::infinite_logits_are_what_the_formula_gives,
+    ),
     Test::new("class_metrics_are_per_task_loops", metrics::class_metrics_are_per_task_loops),
     Test::new("class_metrics_of_a_table", metrics::class_metrics_of_a_table),
     Test::new("regression_metrics_are_per_task_loops", metrics::regression_metrics_are_per_task_loops),

@@ -8,8 +8,8 @@ use crate::support::property::{CASES, check};
 use crate::support::random::Random;
 use crate::support::tolerance::{U, inner_product, score};
 use gatewarp::multitask::{
-    Average, ClassMetrics, ClassMetricsOptions, RegressionMetricsOptions, TaskAxis, class_metrics, composite_score,
-    gradient_similarity, regression_metrics,
+    Average, ClassMetrics, ClassMetricsOptions, RegressionMetricsOptions, TaskAxis, class_metrics,
+    composite_score, gradient_similarity, regression_metrics,
 };
 use gatewarp::{Device, Layout, Tensor};
 use proptest::prelude::*;
@@ -62,8 +62,9 @@ pub fn class_metrics_are_per_task_loops(device: &TestDevice) -> Result<(), Strin
             pooled.1.extend(labels);
         }
         let with_rows: Vec<usize> = (0..case.tasks).filter(|&task| counts[task] > 0).collect();
-        let mut overall: Vec<f64> =
-            (0..4).map(|i| mean(&with_rows.iter().map(|&t| per_task[4 * t + i]).collect::<Vec<_>>())).collect();
+        let mut overall: Vec<f64> = (0..4)
+            .map(|i| mean(&with_rows.iter().map(|&t| per_task[4 * t + i]).collect::<Vec<_>>()))
+            .collect();
         let right = pooled.0.iter().zip(&pooled.1).filter(|(p, l)| p == l).count() as f64;
         let accuracy = if pooled.1.is_empty() { 0.0 } else { right / pooled.1.len() as f64 };
         overall.push(accuracy);
@@ -85,7 +86,8 @@ pub fn class_metrics_of_a_table(device: &TestDevice) -> Result<(), String> {
     let handle = device.handle(0);
     // task, prediction, label
     let rows = [(0, 1, 1), (0, 1, 0), (0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 0, 1), (1, 0, 0)];
-    let logits: Vec<f32> = rows.iter().flat_map(|&(_, p, _)| if p == 1 { [-1.0, 2.0] } else { [0.5, 0.25] }).collect();
+    let logits: Vec<f32> =
+        rows.iter().flat_map(|&(_, p, _)| if p == 1 { [-1.0, 2.0] } else { [0.5, 0.25] }).collect();
     let column = |f: fn(&(i32, i32, i32)) -> i32| {
         Tensor::from_slice(handle, &rows.iter().map(f).collect::<Vec<i32>>(), &[rows.len()]).map_err(say)
     };
@@ -178,7 +180,11 @@ pub fn regression_metrics_are_per_task_loops(device: &TestDevice) -> Result<(), 
             let u = (32.0 + n / 256.0) * U;
             want.extend([mae, squared / n, r2]);
             // Errors of the differences are absolute, in the values' size; those of R² relative to its quotient.
-            let of_r2 = if spread > 0.0 { u * (1.0 + (squared + n * size * size) / spread * (1.0 + squared / spread)) } else { 0.0 };
+            let of_r2 = if spread > 0.0 {
+                u * (1.0 + (squared + n * size * size) / spread * (1.0 + squared / spread))
+            } else {
+                0.0
+            };
             bounds.extend([u * 2.0 * size, u * 4.0 * size * size, of_r2]);
         }
         close("per_task", &got.per_task.to_vec::<f32>().map_err(say)?, &want, &bounds).map(drop)
@@ -186,42 +192,58 @@ pub fn regression_metrics_are_per_task_loops(device: &TestDevice) -> Result<(), 
 }
 
 pub fn gradient_similarity_is_the_formula(device: &TestDevice) -> Result<(), String> {
-    let sizes = (1usize..=9, prop::sample::select(vec![0usize, 1, 127, 128, 1000, 4095, 4096, 4097, 9001]), any::<u64>());
-    check("gradient_similarity_is_the_formula", device, CASES / 4, &sizes, |handle, &(tasks, length, seed)| {
-        let mut random = Random::new(seed, 77);
-        let mut rows: Vec<Vec<f32>> = (0..tasks).map(|_| random.values(length, 2.0)).collect();
-        for task in 1..tasks {
-            match random.below(4) {
-                0 => rows[task].fill(0.0),
-                1 => rows[task] = rows[0].iter().map(|x| -3.0 * x).collect(),
-                _ => {}
+    let sizes = (
+        1usize..=9,
+        prop::sample::select(vec![0usize, 1, 127, 128, 1000, 4095, 4096, 4097, 9001]),
+        any::<u64>(),
+    );
+    check(
+        "gradient_similarity_is_the_formula",
+        device,
+        CASES / 4,
+        &sizes,
+        |handle, &(tasks, length, seed)| {
+            let mut random = Random::new(seed, 77);
+            let mut rows: Vec<Vec<f32>> = (0..tasks).map(|_| random.values(length, 2.0)).collect();
+            for task in 1..tasks {
+                match random.below(4) {
+                    0 => rows[task].fill(0.0),
+                    1 => rows[task] = rows[0].iter().map(|x| -3.0 * x).collect(),
+                    _ => {}
+                }
             }
-        }
-        let layout = crate::support::guarded::random_layout(
-            &[tasks, length],
-            crate::support::guarded::Inner::Contiguous,
-            &mut random,
-        );
-        let input = crate::support::guarded::Strided::new(handle, &rows.concat(), layout);
-        let got = gradient_similarity(&input.view()).map_err(say)?;
-        let product = |i: usize, j: usize| -> (f64, f64) {
-            let terms = rows[i].iter().zip(&rows[j]).map(|(&x, &y)| f64::from(x) * f64::from(y));
-            (terms.clone().sum(), terms.map(f64::abs).sum())
-        };
-        let norm = |i: usize| product(i, i).0.sqrt();
-        let norms: Vec<f64> = (0..tasks).map(norm).collect();
-        let bounds: Vec<f64> =
-            norms.iter().map(|&n| if n == 0.0 { 0.0 } else { inner_product(n * n, length) / n + 4.0 * U * n }).collect();
-        close("norms", &got.norms.to_vec::<f32>().map_err(say)?, &norms, &bounds)?;
-        let (mut want, mut bounds) = (Vec::new(), Vec::new());
-        for i in 0..tasks {
-            for j in 0..tasks {
-                let scale = norms[i] * norms[j];
-                let (dot, terms) = product(i, j);
-                want.push(if scale == 0.0 { 0.0 } else { dot / scale });
-                bounds.push(if scale == 0.0 { 0.0 } else { inner_product(terms + scale, length) / scale + 16.0 * U });
+            let layout = crate::support::guarded::random_layout(
+                &[tasks, length],
+                crate::support::guarded::Inner::Contiguous,
+                &mut random,
+            );
+            let input = crate::support::guarded::Strided::new(handle, &rows.concat(), layout);
+            let got = gradient_similarity(&input.view()).map_err(say)?;
+            let product = |i: usize, j: usize| -> (f64, f64) {
+                let terms = rows[i].iter().zip(&rows[j]).map(|(&x, &y)| f64::from(x) * f64::from(y));
+                (terms.clone().sum(), terms.map(f64::abs).sum())
+            };
+            let norm = |i: usize| product(i, i).0.sqrt();
+            let norms: Vec<f64> = (0..tasks).map(norm).collect();
+            let bounds: Vec<f64> = norms
+                .iter()
+                .map(|&n| if n == 0.0 { 0.0 } else { inner_product(n * n, length) / n + 4.0 * U * n })
+                .collect();
+            close("norms", &got.norms.to_vec::<f32>().map_err(say)?, &norms, &bounds)?;
+            let (mut want, mut bounds) = (Vec::new(), Vec::new());
+            for i in 0..tasks {
+                for j in 0..tasks {
+                    let scale = norms[i] * norms[j];
+                    let (dot, terms) = product(i, j);
+                    want.push(if scale == 0.0 { 0.0 } else { dot / scale });
+                    bounds.push(if scale == 0.0 {
+                        0.0
+                    } else {
+                        inner_product(terms + scale, length) / scale + 16.0 * U
+                    });
+                }
             }
-        }
-        close("cosines", &got.cosines.to_vec::<f32>().map_err(say)?, &want, &bounds).map(drop)
-    })
+            close("cosines", &got.cosines.to_vec::<f32>().map_err(say)?, &want, &bounds).map(drop)
+        },
+    )
 }

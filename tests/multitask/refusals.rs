@@ -6,8 +6,9 @@ use crate::support::compare::same_bits;
 use crate::support::devices::TestDevice;
 use crate::support::property::{CASES, check};
 use gatewarp::multitask::{
-    Average, ClassMetricsOptions, CrossEntropyOptions, RegressionMetricsOptions, SquaredErrorOptions, TaskAxis,
-    class_metrics, composite_score, cross_entropy, gradient_similarity, regression_metrics, squared_error,
+    Average, ClassMetricsOptions, CrossEntropyOptions, RegressionMetricsOptions, SquaredErrorOptions,
+    TaskAxis, class_metrics, composite_score, cross_entropy, gradient_similarity, regression_metrics,
+    squared_error,
 };
 use gatewarp::{Backend, DType, Device, Error, Tensor};
 use proptest::prelude::*;
@@ -31,7 +32,8 @@ pub fn bad_host_values_are_refused(device: &TestDevice) -> Result<(), String> {
         let mut bad_ids = data.ids.clone();
         bad_ids[bad] = wrong;
         let (bad_ids, labels) = (ids(&bad_ids), ids(&data.labels));
-        let mut options = CrossEntropyOptions::new(TaskAxis::Mixed { tasks: bad_ids.view(), count: case.tasks });
+        let mut options =
+            CrossEntropyOptions::new(TaskAxis::Mixed { tasks: bad_ids.view(), count: case.tasks });
         options.classes = widths;
         match cross_entropy(&values.view(), &labels.view(), &options, true) {
             Err(Error::TaskId { got, tasks, .. }) if got == wrong && tasks == case.tasks => {}
@@ -110,11 +112,11 @@ pub fn a_bad_device_value_spoils_its_row_alone(device: &TestDevice) -> Result<()
 
 fn refused<T: std::fmt::Debug>(name: &str, outcome: gatewarp::Result<T>, arg: &str) -> Result<(), String> {
     match outcome {
-        Err(Error::Shape { arg: got, .. } | Error::InvalidArgument { arg: got, .. } | Error::DType { arg: got, .. })
-            if got == arg =>
-        {
-            Ok(())
-        }
+        Err(
+            Error::Shape { arg: got, .. }
+            | Error::InvalidArgument { arg: got, .. }
+            | Error::DType { arg: got, .. },
+        ) if got == arg => Ok(()),
         other => Err(format!("{name}: expected a refusal of `{arg}`, got {other:?}")),
     }
 }
@@ -127,7 +129,8 @@ pub fn bad_arguments_are_refused(device: &TestDevice) -> Result<(), String> {
     let ids = zeros(DType::I32, &[4]);
     let axis = || TaskAxis::Mixed { tasks: ids.view(), count: 2 };
     let options = || CrossEntropyOptions::new(axis());
-    let entropy = |options: &CrossEntropyOptions<'_>| cross_entropy(&values.view(), &labels.view(), options, true);
+    let entropy =
+        |options: &CrossEntropyOptions<'_>| cross_entropy(&values.view(), &labels.view(), options, true);
     refused("half logits", cross_entropy(&halves.view(), &labels.view(), &options(), true), "logits")?;
     refused("float labels", cross_entropy(&values.view(), &floats.view(), &options(), true), "labels")?;
     refused("rank of logits", cross_entropy(&floats.view(), &labels.view(), &options(), true), "logits")?;

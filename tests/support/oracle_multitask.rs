@@ -27,7 +27,8 @@ pub fn cross_entropy(row: &Row<'_>, smoothing: f64) -> RowLoss {
     let log_p: Vec<f64> = z.iter().map(|z| z - max - total.ln()).collect();
     let wanted = |c: usize| (if c == row.label { 1.0 - smoothing } else { 0.0 }) + smoothing / classes;
     let size = z.iter().fold(0.0f64, |size, z| size.max(z.abs()));
-    let mut out = RowLoss { loss: 0.0, loss_terms: 1.0 + size, gradient: Vec::new(), gradient_terms: Vec::new() };
+    let mut out =
+        RowLoss { loss: 0.0, loss_terms: 1.0 + size, gradient: Vec::new(), gradient_terms: Vec::new() };
     for (c, log_p) in log_p.iter().enumerate() {
         let wanted = wanted(c);
         if wanted > 0.0 {
@@ -43,7 +44,8 @@ pub fn cross_entropy(row: &Row<'_>, smoothing: f64) -> RowLoss {
 /// (1/D)·Σ_d (x_d − y_d)².
 pub fn squared_error(row: &Row<'_>) -> RowLoss {
     let width = row.values.len() as f64;
-    let errors: Vec<f64> = row.values.iter().zip(row.targets).map(|(&x, &y)| f64::from(x) - f64::from(y)).collect();
+    let errors: Vec<f64> =
+        row.values.iter().zip(row.targets).map(|(&x, &y)| f64::from(x) - f64::from(y)).collect();
     let sizes = row.values.iter().zip(row.targets).map(|(&x, &y)| f64::from(x.abs()) + f64::from(y.abs()));
     let loss = errors.iter().map(|e| e * e).sum::<f64>() / width;
     RowLoss {
