@@ -7,6 +7,7 @@ pub(crate) mod attention;
 pub(crate) mod device;
 pub(crate) mod multitask;
 pub(crate) mod random;
+pub(crate) mod readout;
 pub(crate) mod statevec;
 pub(crate) mod task_heads;
 
@@ -158,6 +159,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
     ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),
     ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
+    ("statevec/mass.cuh", include_str!("../../kernels/statevec/mass.cuh")),
 ];
 
 /// The helpers put in front of every shader.
@@ -194,7 +196,7 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [random::CUDA, attention::CUDA, task_heads::CUDA, multitask::CUDA, statevec::CUDA]
+    [random::CUDA, attention::CUDA, task_heads::CUDA, multitask::CUDA, statevec::CUDA, readout::CUDA]
         .into_iter()
         .flatten()
         .copied()
@@ -202,10 +204,18 @@ pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
 
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
-    [device::WGSL, random::WGSL, attention::WGSL, task_heads::WGSL, multitask::WGSL, statevec::WGSL]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        device::WGSL,
+        random::WGSL,
+        attention::WGSL,
+        task_heads::WGSL,
+        multitask::WGSL,
+        statevec::WGSL,
+        readout::WGSL,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 #[cfg(test)]

@@ -90,7 +90,11 @@ impl<'a> Project<'a> {
             Some(ids) => Some(Ids::of_tasks(op, "tasks", ids, tasks, &[batch], device)?),
             None if tasks == 1 => None,
             None => {
-                return Err(Error::argument(op, "tasks", format!("must say which of {tasks} tasks' weights")));
+                return Err(Error::argument(
+                    op,
+                    "tasks",
+                    format!("must say which of {tasks} tasks' weights"),
+                ));
             }
         };
         let (y, weights, gates) = (y.clone(), weights.clone(), gates.clone());
