@@ -26,9 +26,9 @@ fn noise(i: usize) -> f32 {
 pub fn train(device: &Device) -> Result<(f32, f32, f32)> {
     // Token j of sample b carries tag (j + b) mod TOKENS as a one-hot key; its payload is noise.
     let tag = |b: usize, j: usize| (j + b) % TOKENS;
-    let (mut keys, mut payloads, mut targets) = (Vec::new(), Vec::new(), vec![0.0; BATCH * TASKS]);
+    let (mut rows, mut payloads, mut targets) = (Vec::new(), Vec::new(), vec![0.0; BATCH * TASKS]);
     for (b, j) in (0..BATCH).flat_map(|b| (0..TOKENS).map(move |j| (b, j))) {
-        keys.extend(
+        rows.extend(
             (0..TOKENS).map(|d| if d == tag(b, j) { 1.0f32 } else { 0.2 * noise(7 * (b * TOKENS + j) + d) }),
         );
         payloads.push(noise(1000 + b * TOKENS + j));
@@ -36,7 +36,7 @@ pub fn train(device: &Device) -> Result<(f32, f32, f32)> {
             targets[b * TASKS + tag(b, j)] = payloads[b * TOKENS + j];
         }
     }
-    let keys = Tensor::from_slice(device, &keys, &[BATCH, 1, TOKENS, TOKENS])?;
+    let keys = Tensor::from_slice(device, &rows, &[BATCH, 1, TOKENS, TOKENS])?;
     let values = Tensor::from_slice(device, &payloads, &[BATCH, 1, TOKENS, 1])?;
     let options = AttentionOptions { scale: Some(1.0), ..Default::default() };
     let repeated = Layout::new(&[BATCH, 1, TASKS, TOKENS], &[0, 0, TOKENS, 1], 0)?;
@@ -56,9 +56,13 @@ pub fn train(device: &Device) -> Result<(f32, f32, f32)> {
             AttentionSaved { o: out.o.view(), lse: out.lse.view(), grad_o: grad.view(), grad_lse: None };
         let want = WantGradients { dq: true, dk: false, dv: false, ..Default::default() };
         let gradients = attention_backward(&q, &keys.view(), &values.view(), &saved, &options, want)?;
-        // The weight of a task's own token: e^(q·k − lse).
+        // The weight of a task's own token, which is number (t − b) mod TOKENS: e^(q·k − lse).
         let lse = out.lse.to_vec::<f32>()?;
-        let own = |b: usize, t: usize| (queries[t * TOKENS + t] - lse[b * TASKS + t]).exp();
+        let own = |b: usize, t: usize| {
+            let key = &rows[(b * TOKENS + (t + BATCH * TOKENS - b) % TOKENS) * TOKENS..][..TOKENS];
+            let score: f32 = queries[t * TOKENS..][..TOKENS].iter().zip(key).map(|(q, k)| q * k).sum();
+            (score - lse[b * TASKS + t]).exp()
+        };
         let pairs = (0..BATCH).flat_map(|b| (0..TASKS).map(move |t| (b, t)));
         share = pairs.map(|(b, t)| own(b, t)).sum::<f32>() / (BATCH * TASKS) as f32;
         let Some(dq) = gradients.dq else { break };

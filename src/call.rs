@@ -4,10 +4,17 @@
 //! plain words. A CUDA kernel takes addresses of first elements and a struct of its sizes as i64 and its words as u32; a shader
 //! takes whole buffers and a struct of u32: the index of each tensor's first element, then sizes, then words.
 
-use crate::device::{Backend, Device, Kind};
+#![cfg_attr(
+    not(any(feature = "cuda", feature = "wgpu")),
+    allow(dead_code, reason = "nothing is launched without a GPU")
+)]
+
+use crate::device::{Device, Kind};
 use crate::error::{Error, Result};
 use crate::manifest::Twin;
-use crate::tensor::{Memory, TensorRef};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use crate::tensor::Memory;
+use crate::tensor::TensorRef;
 
 /// What a tensor argument is.
 #[derive(Clone, Copy)]
@@ -40,6 +47,8 @@ impl Call<'_> {
     /// # Errors
     /// [`Error::Unsupported`] for an index that a shader's u32 cannot hold; otherwise those of the device's launch.
     pub(crate) fn run(&self, device: &Device, work: usize) -> Result<()> {
+        #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+        let _ = work;
         match &device.0 {
             // Operations branch to their CPU path before they come here.
             Kind::Cpu => Err(self.elsewhere("a GPU", device.name())),
@@ -110,7 +119,7 @@ impl Call<'_> {
     fn index(&self, value: usize) -> Result<u32> {
         u32::try_from(value).map_err(|_| Error::Unsupported {
             op: self.op,
-            backend: Backend::Wgpu,
+            backend: crate::device::Backend::Wgpu,
             what: "elements of a tensor",
             limit: u32::MAX.to_string(),
             got: value.to_string(),

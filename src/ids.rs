@@ -115,7 +115,6 @@ impl<'a> Ids<'a> {
     }
 
     /// The code kernels use for the integer type.
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(crate) fn kind(&self) -> u32 {
         match self.view().dtype() {
             DType::U32 => 1,

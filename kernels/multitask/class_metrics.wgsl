@@ -95,7 +95,7 @@ fn main(@builtin(local_invocation_index) local: u32) {
         sums += vec4<f32>(per_task[at], per_task[at + 1u], per_task[at + 2u], per_task[at + 3u]);
     }
     if (with_rows > 1u) { sums /= f32(with_rows); }
-    let micro = vec4<f32>(quotient(pool[3], pool[4]), scores(pool[0], pool[1], pool[2]));
+    var micro = vec4<f32>(quotient(pool[3], pool[4]), scores(pool[0], pool[1], pool[2]));
     for (var i = 0u; i < 4u; i += 1u) {
         overall[params.overall_offset + i] = sums[i];
         overall[params.overall_offset + 4u + i] = micro[i];

@@ -177,7 +177,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) w
         } else if (row == NO_TASK) {
             gate = vec2<u32>(bitcast<u32>(params.no_task_gate), 0u);
         } else if (head < params.shared_heads) {
-            gate = vec2<u32>(bitcast<u32>(1.0));
+            gate = vec2<u32>(0x3f800000u);
         } else {
             let first = params.values_offset + u32(row) * params.row_stride + params.shared_heads * params.head_stride;
             gate = activate(first, head - params.shared_heads);

@@ -77,7 +77,7 @@ pub enum Activation {
     },
     /// `p = softmax_h(z)`; the heads with the largest p whose sum reaches `p`, at least one, keep it, the others have gate 0.
     TopP {
-        /// Share of the probability kept, in `0..=1`; 1 keeps every head.
+        /// Share of the probability kept, above 0 and at most 1, which keeps every head.
         p: f32,
     },
     /// `g = σ(z)` where that is at least `t`, otherwise 0.

@@ -303,6 +303,7 @@ fn check_activation(op: &'static str, activation: Activation, heads: usize) -> R
         }
     };
     match activation {
+        Activation::TopP { p: 0.0 } => Err(Error::argument(op, "p", "is 0, which keeps nothing")),
         Activation::TopP { p } => unit("p", p),
         Activation::Threshold { t } => unit("t", t),
         Activation::TopK { k, shared_heads, noise, .. } => {

@@ -133,7 +133,6 @@ impl Counted<'_> {
         let work = self.tasks.div_ceil(kernels::BALANCE.cuda.block as usize);
         Call { op, kernel: &kernels::BALANCE, operands: &operands, sizes: &[], words: &words }
             .run(&self.device, work)?;
-        drop((selected, probability, counts, summary));
         Ok(out)
     }
 }

@@ -177,7 +177,7 @@ fn activation(heads: usize) -> impl Strategy<Value = Activation> {
         2 => Just(Activation::Sigmoid),
         1 => Just(Activation::Softmax { scale: SoftmaxScale::One }),
         1 => Just(Activation::Softmax { scale: SoftmaxScale::Heads }),
-        2 => (0.0f32..1.0).prop_map(|p| Activation::TopP { p }),
+        2 => (0.01f32..1.0).prop_map(|p| Activation::TopP { p }),
         1 => Just(Activation::TopP { p: 1.0 }),
         2 => (0.01f32..0.99).prop_map(|t| Activation::Threshold { t }),
         5 => (1..=heads, 0..=heads, any::<bool>(), any::<bool>()).prop_map(

@@ -216,6 +216,7 @@ pub fn bad_arguments_are_refused(device: &TestDevice) -> Result<(), String> {
         expect("p", call(Activation::TopP { p: share }), "`p`")?;
         expect("t", call(Activation::Threshold { t: share }), "`t`")?;
     }
+    expect("p", call(Activation::TopP { p: 0.0 }), "`p`")?;
     dynamic_gates_are_checked(handle, &good)?;
     let odd = |make: &dyn Fn(&mut Inputs)| {
         let mut inputs = Inputs::new(handle);
