@@ -155,24 +155,9 @@ pub fn sum_by_task(rows: &[f64], width: usize, tasks: usize, task_of: &[i64]) ->
     out
 }
 
-/// Philox4x32-10 by its published definition: ten rounds of two 32 × 32 bit products, keys bumped by Weyl constants.
-fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let (mut c, mut k) = (counter, key);
-    for _ in 0..10 {
-        let (p0, p1) = (u64::from(c[0]) * 0xD251_1F53, u64::from(c[2]) * 0xCD9E_8D57);
-        let (hi0, lo0) = ((p0 >> 32) as u32, p0 as u32);
-        let (hi1, lo1) = ((p1 >> 32) as u32, p1 as u32);
-        c = [hi1 ^ c[1] ^ k[0], lo1, hi0 ^ c[3] ^ k[1], lo0];
-        k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
-    }
-    c
-}
-
 /// Noise of deviation 1 of an element: four 24-bit uniform numbers, less their mean, over the root of their variance.
 pub fn noise(seed: u64, offset: u64, element: u64) -> f64 {
-    let halves = |x: u64| [x as u32, (x >> 32) as u32];
-    let ([e0, e1], [o0, o1]) = (halves(element), halves(offset));
-    let words = philox([e0, e1, o0, o1], halves(seed));
-    let sum: f64 = words.iter().map(|&word| f64::from(word >> 8) / f64::from(1u32 << 24)).sum();
+    let word = |i| super::philox::philox_word(seed, offset, 4 * element + i);
+    let sum: f64 = (0..4).map(|i| f64::from(word(i) >> 8) / f64::from(1u32 << 24)).sum();
     (sum - 2.0) * 3f64.sqrt()
 }

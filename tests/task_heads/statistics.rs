@@ -103,7 +103,8 @@ pub fn statistics_are_the_formulas(device: &TestDevice) -> Result<(), String> {
         let read = |tensor: &Tensor| tensor.to_vec::<f32>().map_err(say);
         let n = case.attention.batch as f64;
         close("selected", &read(&got.selected)?, &want.selected, &vec![4.0 * U; want.selected.len()])?;
-        let reach = (0..case.attention.batch).filter_map(|b| data.z(b)).flatten().fold(0.0f64, |r, z| r.max(z.abs()));
+        let reach =
+            (0..case.attention.batch).filter_map(|b| data.z(b)).flatten().fold(0.0f64, |r, z| r.max(z.abs()));
         let growth = (16.0 * (1.0 + reach) + n) * U;
         let size = if case.activation == Activation::Identity { reach } else { 1.0 };
         let bounds = vec![growth * size; want.probability.len()];
