@@ -23,6 +23,7 @@ pub struct Model {
 }
 
 impl Model {
+    /// The model on a device.
     pub fn new(device: &Device) -> Result<Self> {
         let wave =
             |count: usize, step: f32| -> Vec<f32> { (0..count).map(|i| (i as f32 * step).sin()).collect() };

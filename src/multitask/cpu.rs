@@ -154,7 +154,8 @@ fn exponentials(z: &[f32], max: f32, out: Option<&mut [f32]>) -> (f32, f32) {
     (sums[0].iter().sum(), sums[1].iter().sum())
 }
 
-/// e^x for x ≤ 0, within 2 ulp; 0 below −87, NaN for NaN. Without branches, so that the loops around it are vectorised.
+/// e^x for x ≤ 0, within 2 ulp; 0 where that is below the normal numbers, NaN for NaN. Without branches, so that the loops around it
+/// are vectorised.
 ///
 /// x = k·ln 2 + r with |r| ≤ ln 2/2, e^r by a Taylor polynomial of degree 7 (relative error 3e-9), 2^k by its exponent bits.
 fn exp_of_nonpositive(x: f32) -> f32 {
@@ -162,7 +163,9 @@ fn exp_of_nonpositive(x: f32) -> f32 {
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     // Adding and subtracting 1.5·2^23 rounds to the nearest integer, and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let clamped = if x < -87.0 { -87.0 } else { x };
+    // ln 2^−126.
+    const LEAST: f32 = -87.336_54;
+    let clamped = if x < LEAST { LEAST } else { x };
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
     let k = shifted - ROUND;
     let r = clamped - k * LN_2_HIGH - k * LN_2_LOW;
@@ -171,7 +174,7 @@ fn exp_of_nonpositive(x: f32) -> f32 {
         p = p * r + c;
     }
     let power = f32::from_bits((shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23);
-    if x < -87.0 { 0.0 } else { p * power }
+    if x < LEAST { 0.0 } else { p * power }
 }
 
 // ------------------------------------------------------------------------------------------------------------- rows

@@ -171,7 +171,7 @@ pub fn balance_gradients_are_central_differences(device: &TestDevice) -> Result<
                 .sum()
         };
         let want: Vec<f64> = (0..logits.len())
-            .map(|at| central_difference(&logits, at, CENTRAL_DIFFERENCE_STEP, &loss))
+            .map(|at| central_difference(&logits, at, CENTRAL_DIFFERENCE_STEP, loss))
             .collect();
         let size = heads as f64 * (1.0 + weights.iter().map(|w| f64::from(w.abs())).sum::<f64>());
         let bound = (64.0 * U + CENTRAL_DIFFERENCE) * size * (1.0 + f64::from(case.logit_size)) + TINY;
