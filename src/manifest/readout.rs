@@ -9,7 +9,7 @@ macro_rules! source {
     };
 }
 
-const fn cuda(
+pub(super) const fn cuda(
     entry: &'static str,
     file: &'static str,
     source: &'static str,
@@ -21,7 +21,7 @@ const fn cuda(
     CudaKernel { entry, file, source, block, pointers, params: 4 * words, shared_bytes }
 }
 
-const fn wgsl(
+pub(super) const fn wgsl(
     entry: &'static str,
     file: &'static str,
     source: &'static str,
