@@ -55,6 +55,7 @@ pub struct WgslKernel {
 
 /// A kernel in both languages, for [`crate::launch`].
 #[derive(Debug)]
+#[cfg_attr(not(all(feature = "wgpu", feature = "cuda")), allow(dead_code))]
 pub(crate) struct GpuKernel {
     pub(crate) cuda: &'static CudaKernel,
     pub(crate) wgsl: &'static WgslKernel,

@@ -1,4 +1,5 @@
 //! Kernels of `statevec` that work on states and probabilities: readout, sampling, measurement.
+#![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))] // Nothing launches them then.
 
 use super::Access::{self, Read, ReadWrite};
 use super::{CudaKernel, GpuKernel, WgslKernel};
