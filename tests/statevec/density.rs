@@ -332,7 +332,7 @@ pub fn density_gradients_are_derivatives(device: &TestDevice) -> Result<(), Stri
                     / (2.0 * step)
             })
             .collect();
-        close("by theta", &got.theta.to_vec::<f32>().map_err(say)?, &by_theta, &vec![tolerance; PARAMETERS])?;
+        close("by theta", &got.theta.to_vec::<f32>().map_err(say)?, &by_theta, &[tolerance; PARAMETERS])?;
         close(
             "by input",
             &got.inputs.to_vec::<f32>().map_err(say)?,

@@ -249,7 +249,7 @@ pub fn sequence_gradients_are_derivatives(device: &TestDevice) -> Result<(), Str
             // Every time's gradient reaches a parameter through at most `steps` steps, scaled by up to 5.
             let tolerance = 2e-5 * (1 + steps) as f64 * (1 + operations.len()) as f64;
             let many = tolerance * batch as f64;
-            close("by theta", &got.theta.to_vec::<f32>().map_err(say)?, &by_theta, &vec![many; PARAMETERS])?;
+            close("by theta", &got.theta.to_vec::<f32>().map_err(say)?, &by_theta, &[many; PARAMETERS])?;
             close("by x", &got.x.to_vec::<f32>().map_err(say)?, &by_x, &vec![tolerance; by_x.len()])?;
             let direction: Vec<Matrix> = (0..batch).map(|_| random_rho(1, random)).collect();
             let along = |by: f64| -> Vec<Matrix> {
