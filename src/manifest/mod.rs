@@ -4,6 +4,7 @@
 //! compiles the rows. Rows are data and are there whatever features are on.
 
 pub(crate) mod attention;
+pub(crate) mod density;
 pub(crate) mod device;
 pub(crate) mod multitask;
 pub(crate) mod random;
@@ -132,6 +133,7 @@ const fn is_status(name: &str) -> bool {
 
 /// A kernel in both languages, for [`crate::launch`].
 #[derive(Debug)]
+#[cfg_attr(not(all(feature = "wgpu", feature = "cuda")), allow(dead_code))]
 pub(crate) struct GpuKernel {
     pub(crate) cuda: &'static CudaKernel,
     pub(crate) wgsl: &'static WgslKernel,
@@ -158,6 +160,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
     ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),
+    ("density/qubit.cuh", include_str!("../../kernels/density/qubit.cuh")),
     ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
     ("statevec/mass.cuh", include_str!("../../kernels/statevec/mass.cuh")),
 ];
@@ -196,10 +199,18 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [random::CUDA, attention::CUDA, task_heads::CUDA, multitask::CUDA, statevec::CUDA, readout::CUDA]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        random::CUDA,
+        attention::CUDA,
+        task_heads::CUDA,
+        multitask::CUDA,
+        statevec::CUDA,
+        readout::CUDA,
+        density::CUDA,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 /// Every WGSL kernel.
@@ -212,6 +223,7 @@ pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
         multitask::WGSL,
         statevec::WGSL,
         readout::WGSL,
+        density::WGSL,
     ]
     .into_iter()
     .flatten()
