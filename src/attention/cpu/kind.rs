@@ -199,13 +199,17 @@ impl<T: Real> Kind<'_, T> {
         let width = step / T::lanes::<S>();
         let (total, terms) = (vectors::<S, T>(total), vectors::<S, T>(packed.terms));
         let rows = vectors_mut::<S, T>(sums).chunks_exact_mut(width);
+        // A vector that nobody sees has a sum of 0 and may hold NaN; one that is seen then has a sum of NaN.
+        let (zero, tiny) = (T::splat(simd, T::ZERO), T::splat(simd, T::TINY));
+        let unless_none = |sum, x| T::select_less(simd, T::abs(simd, sum), tiny, zero, x);
         match self {
             Self::Dot | Self::Additive(_) => {}
             Self::Cosine => {
                 for (row, y) in rows.zip(vectors::<S, T>(packed.plain).chunks_exact(width)) {
                     for (j, x) in row.iter_mut().enumerate() {
                         let along = T::vmul(simd, T::vmul(simd, y[j], terms[j]), total[j]);
-                        *x = T::vmul(simd, terms[j], T::vsub(simd, *x, along));
+                        let across = T::vsub(simd, *x, unless_none(total[j], along));
+                        *x = unless_none(across, T::vmul(simd, terms[j], across));
                     }
                 }
             }
@@ -213,7 +217,8 @@ impl<T: Real> Kind<'_, T> {
                 let two = T::splat(simd, T::of(2.0));
                 for (row, y) in rows.zip(vectors::<S, T>(packed.plain).chunks_exact(width)) {
                     for (j, x) in row.iter_mut().enumerate() {
-                        *x = T::vmul(simd, two, T::vsub(simd, T::vmul(simd, y[j], total[j]), *x));
+                        let own = unless_none(total[j], T::vmul(simd, y[j], total[j]));
+                        *x = T::vmul(simd, two, T::vsub(simd, own, *x));
                     }
                 }
             }

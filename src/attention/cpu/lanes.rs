@@ -354,9 +354,9 @@ pub(super) fn vectors_mut<S: Simd, T: Real>(values: &mut [T]) -> &mut [T::Vector
 /// One cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+struct Line([f32; 16]);
 
-// SAFETY: bytes whose alignment equals their size: no padding, all bits valid, zero among them.
+// SAFETY: floats whose alignment equals their size: no padding, all bits valid, zero among them.
 unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: as above.
 unsafe impl Pod for Line {}
@@ -371,7 +371,7 @@ impl Scratch {
         let line = size_of::<Line>() / size_of::<T>();
         let lines: usize = sizes.iter().map(|n| n.div_ceil(line)).sum();
         if self.0.len() < lines {
-            self.0.resize(lines, Line([0; 64]));
+            self.0.resize(lines, Line([0.0; 16]));
         }
         let mut rest: &mut [T] = bytemuck::cast_slice_mut(&mut self.0);
         sizes.map(|n| {
