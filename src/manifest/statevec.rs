@@ -3,6 +3,16 @@
 use super::Access::{Read, ReadWrite};
 use super::{CudaKernel, WgslKernel};
 
+/// `kernels/statevec/$file` after `registers.wgsl`.
+macro_rules! with_registers {
+    ($file:literal) => {
+        concat!(
+            include_str!("../../kernels/statevec/registers.wgsl"),
+            include_str!(concat!("../../kernels/statevec/", $file))
+        )
+    };
+}
+
 /// The compiled program's interpreter.
 pub(crate) static CIRCUIT_CUDA: CudaKernel = CudaKernel {
     entry: "statevec_circuit_f32",
@@ -26,11 +36,34 @@ pub(crate) static COMBINE_CUDA: CudaKernel = CudaKernel {
     shared_bytes: 0,
 };
 
+/// The circuit, the observables, and the way back with the gradients.
+pub(crate) static ADJOINT_CUDA: CudaKernel = CudaKernel {
+    entry: "statevec_adjoint_f32",
+    file: "statevec/adjoint.cu",
+    source: include_str!("../../kernels/statevec/adjoint.cu"),
+    block: 256,
+    pointers: &["program", "theta", "inputs", "initial", "weights", "state", "lambda", "slots", "status"],
+    params: 72,
+    // As CIRCUIT_CUDA: partial gradients share the plane with the coefficients.
+    shared_bytes: 24 << 10,
+};
+
+/// Adds up gradients of operations.
+pub(crate) static GRADIENT_SUM_CUDA: CudaKernel = CudaKernel {
+    entry: "statevec_gradient_sum_f32",
+    file: "statevec/gradient_sum.cu",
+    source: include_str!("../../kernels/statevec/gradient_sum.cu"),
+    block: 64,
+    pointers: &["table", "slots", "out"],
+    params: 48,
+    shared_bytes: 0,
+};
+
 /// [`CIRCUIT_CUDA`]'s twin.
 pub(crate) static CIRCUIT_WGSL: WgslKernel = WgslKernel {
     entry: "statevec_circuit_f32",
     file: "statevec/circuit.wgsl",
-    source: include_str!("../../kernels/statevec/circuit.wgsl"),
+    source: with_registers!("circuit.wgsl"),
     constants: &[],
     workgroup: [256, 1, 1],
     bindings: &[
@@ -61,5 +94,40 @@ pub(crate) static COMBINE_WGSL: WgslKernel = WgslKernel {
     uses_subgroups: false,
 };
 
-pub(super) const CUDA: &[&CudaKernel] = &[&CIRCUIT_CUDA, &COMBINE_CUDA];
-pub(super) const WGSL: &[&WgslKernel] = &[&CIRCUIT_WGSL, &COMBINE_WGSL];
+/// [`ADJOINT_CUDA`]'s twin. ψ and λ share a buffer: devices bind eight storage buffers.
+pub(crate) static ADJOINT_WGSL: WgslKernel = WgslKernel {
+    entry: "statevec_adjoint_f32",
+    file: "statevec/adjoint.wgsl",
+    source: with_registers!("adjoint.wgsl"),
+    constants: &[],
+    workgroup: [256, 1, 1],
+    bindings: &[
+        ("program", Read),
+        ("theta", Read),
+        ("inputs", Read),
+        ("initial", Read),
+        ("weights", Read),
+        ("state", ReadWrite),
+        ("slots", ReadWrite),
+        ("status", ReadWrite),
+    ],
+    params: 80,
+    workgroup_bytes: 16 << 10,
+    uses_subgroups: false,
+};
+
+/// [`GRADIENT_SUM_CUDA`]'s twin.
+pub(crate) static GRADIENT_SUM_WGSL: WgslKernel = WgslKernel {
+    entry: "statevec_gradient_sum_f32",
+    file: "statevec/gradient_sum.wgsl",
+    source: include_str!("../../kernels/statevec/gradient_sum.wgsl"),
+    constants: &[],
+    workgroup: [64, 1, 1],
+    bindings: &[("table", Read), ("slots", Read), ("result", ReadWrite)],
+    params: 48,
+    workgroup_bytes: 0,
+    uses_subgroups: false,
+};
+
+pub(super) const CUDA: &[&CudaKernel] = &[&CIRCUIT_CUDA, &COMBINE_CUDA, &ADJOINT_CUDA, &GRADIENT_SUM_CUDA];
+pub(super) const WGSL: &[&WgslKernel] = &[&CIRCUIT_WGSL, &COMBINE_WGSL, &ADJOINT_WGSL, &GRADIENT_SUM_WGSL];

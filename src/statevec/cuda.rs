@@ -1,12 +1,14 @@
-//! State vectors on CUDA: argument packing for `kernels/statevec/{circuit,combine}.cu`.
+//! State vectors on CUDA: argument packing for `kernels/statevec/*.cu`.
 
 use super::gpu::GpuPlan;
+use super::gpu_adjoint::{AdjointPlan, CHUNK, SumTable};
+use super::observables::StringGroup;
 use super::problem::Problem;
 use super::program::Readout;
 use crate::device::Backend;
 use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
-use crate::manifest::statevec::{CIRCUIT_CUDA, COMBINE_CUDA};
+use crate::manifest::statevec::{ADJOINT_CUDA, CIRCUIT_CUDA, COMBINE_CUDA, GRADIENT_SUM_CUDA};
 use crate::tensor::{Memory, Tensor, TensorMut, TensorRef};
 use bytemuck::{Pod, Zeroable};
 
@@ -42,6 +44,40 @@ struct CombineParams {
     unused: u32,
 }
 
+/// `Params` in adjoint.cu.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct AdjointParams {
+    theta_step: i64,
+    sample_step: i64,
+    input_step: i64,
+    initial_step: i64,
+    weight_step: i64,
+    samples: u32,
+    bits: u32,
+    qubits: u32,
+    first: u32,
+    length: u32,
+    segments: u32,
+    source: u32,
+    sink: u32,
+}
+
+/// `GradientSumParams` in gradient_sum.cu.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct GradientSumParams {
+    slot_step: i64,
+    sample_step: i64,
+    out_step: i64,
+    samples: u32,
+    parameters: u32,
+    rows: u32,
+    chunk: u32,
+    blocks: u32,
+    unused: u32,
+}
+
 pub(super) fn forward(
     device: &CudaDevice,
     problem: &Problem<'_>,
@@ -49,12 +85,7 @@ pub(super) fn forward(
     out: &mut TensorMut<'_>,
 ) -> Result<()> {
     let plan = GpuPlan::new(problem.program, problem.samples, problem.initial.is_some(), readout);
-    let op = problem.op;
-    if plan.blocks > i32::MAX as u64 {
-        let (what, limit) = ("blocks of 4096 amplitudes", i32::MAX.to_string());
-        let got = plan.blocks.to_string();
-        return Err(Error::Unsupported { op, backend: Backend::Cuda, what, limit, got });
-    }
+    check_blocks(problem.op, plan.blocks)?;
     let upload = |words: &[u32]| Tensor::from_slice(&problem.device, words, &[words.len()]);
     let zeros = |dtype, shape: &[usize]| Tensor::zeros(&problem.device, dtype, shape);
     let (program, table) = (upload(&plan.program.words)?, upload(&plan.program.strings)?);
@@ -117,6 +148,161 @@ pub(super) fn forward(
         device.launch(&COMBINE_CUDA, grid, &pointers, bytemuck::bytes_of(&params))?;
     }
     Ok(())
+}
+
+/// Gradients of a weighted sum of observables: `theta` `[thetas]`, `inputs` `[samples, inputs]`, both contiguous and zeroed.
+pub(super) fn gradient(
+    device: &CudaDevice,
+    problem: &Problem<'_>,
+    groups: &[StringGroup],
+    weights: &TensorRef<'_>,
+    out: [&mut Tensor; 2],
+) -> Result<()> {
+    let given = problem.initial.is_some();
+    let Some(plan) = AdjointPlan::new(problem.program, problem.samples, given, groups) else { return Ok(()) };
+    check_blocks(problem.op, plan.blocks(plan.samples))?;
+    let zeros = |dtype, shape: &[usize]| Tensor::zeros(&problem.device, dtype, shape);
+    let upload = |words: &[u32]| Tensor::from_slice(&problem.device, words, &[words.len()]);
+    let program = upload(&plan.program.words)?;
+    let bits = plan.program.bits;
+    let large = if plan.forward.is_empty() { 0 } else { plan.samples };
+    let states = [0, 1].map(|_| zeros(crate::DType::C64, &[large, 1 << bits]));
+    let [state, lambda] = states;
+    let (state, lambda) = (state?, lambda?);
+    let blocks = plan.blocks_per_state as usize;
+    let slots = zeros(crate::DType::F32, &[plan.program.gradients.len(), plan.samples, blocks])?;
+    let thetas = plan.theta.parameters;
+    let sums = zeros(crate::DType::F32, &[problem.samples.div_ceil(CHUNK), thetas])?;
+    let [theta_table, inputs_table] = [&plan.theta, &plan.inputs].map(|table| upload(&table.words));
+    let (theta_table, inputs_table) = (theta_table?, inputs_table?);
+
+    let (theta, inputs) = (problem.theta.view(), problem.inputs.view());
+    let step = |view: Option<&TensorRef<'_>>, dim: usize| {
+        view.map_or(0, |view| if dim < view.shape().len() { view.layout().step(dim) as i64 } else { 0 })
+    };
+    let weight_step = if weights.shape().len() == 2 { step(Some(weights), 0) } else { 0 };
+    let (sample_step, initial_step) = (step(inputs.as_ref(), 0), step(problem.initial.as_ref(), 0));
+    let of_row = |view: Option<&TensorRef<'_>>, row: i64, step: i64| -> Result<u64> {
+        let bytes = view.map_or(0, |view| view.dtype().size() as u64);
+        Ok(address(view)? + row as u64 * step as u64 * bytes)
+    };
+    for begin in (0..problem.samples).step_by(plan.samples) {
+        let samples = plan.samples.min(problem.samples - begin);
+        let row = begin as i64;
+        let grid = [plan.blocks(samples) as u32, 1, 1];
+        let inputs_address = of_row(inputs.as_ref(), row, sample_step)?;
+        let initial_address = of_row(problem.initial.as_ref(), row, initial_step)?;
+        let weights_address = of_row(Some(weights), row, weight_step)?;
+        let (program, theta_address) = (address(Some(&program.view()))?, address(theta.as_ref())?);
+        let (state, lambda) = (address(Some(&state.view()))?, address(Some(&lambda.view()))?);
+        let slots_address = address(Some(&slots.view()))?;
+        for launch in &plan.forward {
+            let params = Params {
+                theta_step: step(theta.as_ref(), 0),
+                sample_step,
+                input_step: step(inputs.as_ref(), 1),
+                initial_step,
+                out_step: 0,
+                samples: samples as u32,
+                bits: bits as u32,
+                qubits: problem.program.qubits() as u32,
+                first: launch.first,
+                length: launch.words,
+                segments: launch.segments,
+                source: launch.source as u32,
+                sink: launch.sink as u32,
+                strings: 0,
+                unused: 0,
+            };
+            let pointers =
+                [program, theta_address, inputs_address, initial_address, state, 0, device.status()];
+            device.launch(&CIRCUIT_CUDA, grid, &pointers, bytemuck::bytes_of(&params))?;
+        }
+        for launch in &plan.launches {
+            let params = AdjointParams {
+                theta_step: step(theta.as_ref(), 0),
+                sample_step,
+                input_step: step(inputs.as_ref(), 1),
+                initial_step,
+                weight_step,
+                samples: samples as u32,
+                bits: bits as u32,
+                qubits: problem.program.qubits() as u32,
+                first: launch.first,
+                length: launch.words,
+                segments: launch.segments,
+                source: launch.source as u32,
+                sink: launch.sink as u32,
+            };
+            let pointers = [
+                program,
+                theta_address,
+                inputs_address,
+                initial_address,
+                weights_address,
+                state,
+                lambda,
+                slots_address,
+                device.status(),
+            ];
+            device.launch(&ADJOINT_CUDA, grid, &pointers, bytemuck::bytes_of(&params))?;
+        }
+        let per_sample = GradientSumParams {
+            slot_step: samples as i64 * blocks as i64,
+            sample_step: blocks as i64,
+            out_step: plan.inputs.parameters as i64,
+            samples: samples as u32,
+            parameters: plan.inputs.parameters as u32,
+            rows: samples as u32,
+            chunk: 1,
+            blocks: blocks as u32,
+            unused: 0,
+        };
+        let inputs_out = address(Some(&out[1].view()))? + 4 * (begin * plan.inputs.parameters) as u64;
+        sum(device, &inputs_table, slots_address, inputs_out, per_sample)?;
+        let per_chunk = GradientSumParams {
+            out_step: thetas as i64,
+            parameters: thetas as u32,
+            rows: samples.div_ceil(CHUNK) as u32,
+            chunk: CHUNK as u32,
+            ..per_sample
+        };
+        let sums = address(Some(&sums.view()))? + 4 * (begin / CHUNK * thetas) as u64;
+        sum(device, &theta_table, slots_address, sums, per_chunk)?;
+    }
+    let rows = problem.samples.div_ceil(CHUNK) as u32;
+    let total = GradientSumParams {
+        slot_step: 1,
+        sample_step: thetas as i64,
+        out_step: thetas as i64,
+        samples: rows,
+        parameters: thetas as u32,
+        rows: 1,
+        chunk: rows,
+        blocks: 1,
+        unused: 0,
+    };
+    let columns = upload(&SumTable::columns(thetas).words)?;
+    let sums = address(Some(&sums.view()))?;
+    sum(device, &columns, sums, address(Some(&out[0].view()))?, total)
+}
+
+fn sum(device: &CudaDevice, table: &Tensor, slots: u64, out: u64, params: GradientSumParams) -> Result<()> {
+    if params.parameters == 0 {
+        return Ok(());
+    }
+    let elements = u64::from(params.rows) * u64::from(params.parameters);
+    let pointers = [address(Some(&table.view()))?, slots, out];
+    let grid = [elements.div_ceil(64) as u32, 1, 1];
+    device.launch(&GRADIENT_SUM_CUDA, grid, &pointers, bytemuck::bytes_of(&params))
+}
+
+fn check_blocks(op: &'static str, blocks: u64) -> Result<()> {
+    if blocks <= i32::MAX as u64 {
+        return Ok(());
+    }
+    let (what, limit) = ("blocks of 4096 amplitudes", i32::MAX.to_string());
+    Err(Error::Unsupported { op, backend: Backend::Cuda, what, limit, got: blocks.to_string() })
 }
 
 /// Device address of a view's first element, 0 for none.

@@ -22,6 +22,8 @@ mod cpu;
 mod cuda;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu_adjoint;
 mod lower;
 mod observables;
 mod parameter;
@@ -33,6 +35,8 @@ mod program;
 mod records;
 mod schedule;
 mod subspace;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod swizzle;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 

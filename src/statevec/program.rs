@@ -155,7 +155,7 @@ impl Program {
     /// whatever uses the expectations.
     ///
     /// # Errors
-    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix, and on GPU backends.
+    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix.
     ///
     /// # Source
     /// Jones & Gacon, arXiv:2009.02823.
@@ -174,17 +174,16 @@ impl Program {
         }
         validate::tensor(op, "weights", weights, DType::F32, &batch.device)?;
         validate::last_contiguous(op, "weights", weights)?;
-        let backend = batch.device.backend();
-        if backend != Backend::Cpu {
-            let (what, limit) = ("the adjoint gradient of a state vector", "the cpu backend".into());
-            return Err(Error::Unsupported { op, backend, what, limit, got: batch.device.name() });
-        }
         if !self.lowered.unitary {
+            let backend = batch.device.backend();
             let (what, limit) = ("the adjoint gradient", "circuits of unitary gates".into());
             let got = "a matrix or diagonal that is not unitary".into();
             return Err(Error::Unsupported { op, backend, what, limit, got });
         }
         let groups = observables::groups(&self.lowered.frame, observables);
+        if batch.device.backend() != Backend::Cpu {
+            return self.gradient_on_gpu(&problem, &groups, weights);
+        }
         let plan = self.cpu_plan(true);
         let (weights, steps) = host::<f32>(weights);
         let request = cpu::Gradient {
@@ -200,6 +199,29 @@ impl Program {
             cpu::gradient(&self.cpu_call(&problem), &request)?
         };
         self.collect(&batch.device, batch.samples, &plan.exec.gradients, &angles)
+    }
+
+    fn gradient_on_gpu(
+        &self,
+        problem: &Problem<'_>,
+        groups: &[StringGroup],
+        weights: &TensorRef<'_>,
+    ) -> Result<StatevecGradients> {
+        let zeros = |shape: &[usize]| Tensor::zeros(&problem.device, DType::F32, shape);
+        let mut theta = zeros(&[self.thetas])?;
+        let mut inputs = zeros(&[problem.samples, self.inputs])?;
+        if problem.samples > 0 && !groups.is_empty() {
+            let out = [&mut theta, &mut inputs];
+            match &problem.device.0 {
+                // Has its own way, above.
+                Kind::Cpu => {}
+                #[cfg(feature = "wgpu")]
+                Kind::Wgpu(device) => super::wgpu::gradient(device, problem, groups, weights, out)?,
+                #[cfg(feature = "cuda")]
+                Kind::Cuda(device) => super::cuda::gradient(device, problem, groups, weights, out)?,
+            }
+        }
+        Ok(StatevecGradients { theta, inputs })
     }
 
     /// From angles to parameters: each angle is affine in one variable. Samples are summed in order, in f64.

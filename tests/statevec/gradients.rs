@@ -11,7 +11,7 @@ use crate::support::tolerance::{
     CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, statevec_expectation_c64, statevec_gradient_c64,
 };
 use gatewarp::statevec::{Batch, Parameter, PauliSum, Program};
-use gatewarp::{Backend, Device, Error, TensorRef};
+use gatewarp::{Device, Tensor, TensorRef};
 use proptest::prelude::*;
 
 type Gradients = (Vec<f32>, Vec<f32>);
@@ -28,29 +28,9 @@ fn gradient(
     let batch = Batch::new(device, samples)
         .theta(TensorRef::from_slice(theta, &[PARAMETERS]).map_err(say)?)
         .inputs(TensorRef::from_slice(inputs, &[samples, PARAMETERS]).map_err(say)?);
-    let weights = TensorRef::from_slice(weights, &[samples, sums.len()]).map_err(say)?;
-    let out = program.gradient(&batch, sums, &weights).map_err(say)?;
+    let weights = Tensor::from_slice(device, weights, &[samples, sums.len()]).map_err(say)?;
+    let out = program.gradient(&batch, sums, &weights.view()).map_err(say)?;
     Ok((out.theta.to_vec::<f32>().map_err(say)?, out.inputs.to_vec::<f32>().map_err(say)?))
-}
-
-/// Only the CPU has a gradient today; the others must say so and stay usable.
-fn refused(device: &TestDevice) -> Option<Result<(), String>> {
-    if device.backend() == Backend::Cpu {
-        return None;
-    }
-    let attempt = || -> Result<(), String> {
-        let mut circuit = gatewarp::statevec::Circuit::new(1).map_err(say)?;
-        circuit.ry(0, Parameter::Theta(0)).map_err(say)?;
-        let weights = gatewarp::Tensor::from_slice(device.handle(0), &[1.0f32], &[1]).map_err(say)?;
-        let batch =
-            Batch::new(device.handle(0), 1).theta(TensorRef::from_slice(&[0.3f32], &[1]).map_err(say)?);
-        let sums = [PauliSum::z(0).map_err(say)?];
-        match circuit.compile().map_err(say)?.gradient(&batch, &sums, &weights.view()) {
-            Err(Error::Unsupported { .. }) => Ok(()),
-            other => Err(format!("expected Unsupported, got {other:?}")),
-        }
-    };
-    Some(attempt())
 }
 
 /// Weighted sum of all samples' expectations in f64.
@@ -73,9 +53,6 @@ fn loss(
 }
 
 pub fn the_adjoint_is_the_central_difference(device: &TestDevice) -> Result<(), String> {
-    if let Some(outcome) = refused(device) {
-        return outcome;
-    }
     let strategy = (any::<u64>(), 1usize..=4, 1usize..=25, 1usize..=3);
     check(
         "the_adjoint_is_the_central_difference",
@@ -122,9 +99,6 @@ pub fn the_adjoint_is_the_central_difference(device: &TestDevice) -> Result<(), 
 
 /// Each θ in one Pauli rotation, so that the derivative is half the difference at ±π/2, from the library's own expectations.
 pub fn the_adjoint_is_the_parameter_shift(device: &TestDevice) -> Result<(), String> {
-    if let Some(outcome) = refused(device) {
-        return outcome;
-    }
     let strategy = (any::<u64>(), 1usize..=9, 1usize..=30);
     check("the_adjoint_is_the_parameter_shift", device, CASES, &strategy, |device, &(seed, n, gates)| {
         let random = &mut Random::new(seed, 21);
@@ -182,9 +156,6 @@ pub fn the_adjoint_is_the_parameter_shift(device: &TestDevice) -> Result<(), Str
 
 /// The same circuit on few qubits and spread over many.
 pub fn large_adjoints_agree_with_batched_ones(device: &TestDevice) -> Result<(), String> {
-    if let Some(outcome) = refused(device) {
-        return outcome;
-    }
     let strategy = (any::<u64>(), 14usize..=17, 1usize..=7, 1usize..=60);
     check(
         "large_adjoints_agree_with_batched_ones",
