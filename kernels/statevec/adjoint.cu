@@ -1,6 +1,6 @@
 // statevec_adjoint_f32: gradients of weighted sums of observables. Runs a program on ψ, forms λ = Oψ, and undoes the program on
 // both, 16 amplitudes of each in a thread's registers.
-// Shapes    program words (forward, observables, backward); theta [thetas], inputs [samples, inputs], initial [samples|1, 2^n],
+// Shapes    program words (forward, observables, backward); theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|1, 2^n],
 //           weights [samples|1, observables] strided; state, lambda [samples, 2^bits] contiguous, used only when a state spans
 //           blocks; slots [gradients, samples, blocks of a state] contiguous: ∂/∂angle of each differentiated operation
 // Mapping   2^(bits-4) threads a state, block 256: a block holds 2^(12-bits) states, or 2^(bits-12) blocks hold one
@@ -20,7 +20,7 @@ namespace {
 using namespace statevec;
 
 struct Params {
-    i64 theta_step, sample_step, input_step;  // elements
+    i64 theta_step, task_step, sample_step, input_step;  // elements
     i64 initial_step, weight_step;            // from sample to sample, in elements
     u32 samples;
     u32 bits;      // of the stored index
@@ -30,6 +30,7 @@ struct Params {
     u32 segments;  // segments to run
     u32 source;    // Source
     u32 sink;      // Sink
+    u32 rows;      // word of the program from which on each sample's row of theta is, or all ones
 };
 
 enum Source : u32 { ZERO_STATE = 0, INITIAL = 1, STATE = 2, BOTH_STATES = 3 };
@@ -43,23 +44,30 @@ typedef Amplitude<float> Value;
 struct Gradients {
     Shared<float> rows;
     float* slots;
-    i64 row_step;  // samples · blocks
-    i64 column;    // this state's part
+    const Params& p;
+    const Place& place;
     u32 first, count;
-    bool direct, inside, bad;
+    bool bad;
+
+    // [gradient][sample][block]; worked out anew where it is needed: registers are full of amplitudes.
+    GW_DEVICE void store(u32 number, float value) const {
+        const u32 blocks = p.bits > 12u ? 1u << (p.bits - 12u) : 1u;
+        const i64 row = static_cast<i64>(first + number) * p.samples + place.sample;
+        gw::store_global(slots + row * blocks + place.thread / BLOCK, bad ? NAN : value);
+    }
 
     GW_DEVICE void add(float part) {
-        if (!direct) {
+        if (place.threads != 1) {
             rows[count * BLOCK + threadIdx.x] = part;
-        } else if (inside) {
-            gw::store_global(slots + (first + count) * row_step + column, bad ? NAN : part);
+        } else if (place.inside) {
+            store(count, part);
         }
         ++count;
     }
 
     // Adds up the rows over each state's threads.
-    GW_DEVICE void finish(const Place& place) {
-        if (direct || count == 0) return;
+    GW_DEVICE void finish() {
+        if (place.threads == 1 || count == 0) return;
         gw::sync_threads();
         const u32 thread = place.thread % place.threads;
         for (u32 half = place.threads / 2; half > 0; half /= 2) {
@@ -68,9 +76,8 @@ struct Gradients {
             }
             gw::sync_threads();
         }
-        for (u32 r = thread; r < count && inside; r += place.threads) {
-            const float sum = rows[r * BLOCK + threadIdx.x - thread];
-            gw::store_global(slots + (first + r) * row_step + column, bad ? NAN : sum);
+        for (u32 r = thread; r < count && place.inside; r += place.threads) {
+            store(r, rows[r * BLOCK + threadIdx.x - thread]);
         }
     }
 };
@@ -102,34 +109,32 @@ GW_DEVICE void apply(const Value (&a)[K], Value (&u)[K], Shared<u32> words, Shar
         for (int j = 0; j < K; ++j) u[j] = {gw::fma(factor[j], a[j].x, u[j].x), gw::fma(factor[j], a[j].y, u[j].y)};
     } else if (p.source == STATE) {
         const u32 direction = words[DIRECTION];
+        const Value* own = states + (static_cast<i64>(place.sample) << p.bits);
 #pragma unroll
         for (int j = 0; j < K; ++j) {
-            const Value other = gw::load_global(states + (mapping.at(j) ^ direction));
+            const Value other = gw::load_global(own + (mapping.at(j) ^ direction));
             const Value turned = imaginary ? Value{-other.y, other.x} : other;
             u[j] = {gw::fma(factor[j], turned.x, u[j].x), gw::fma(factor[j], turned.y, u[j].y)};
         }
     } else {
-        const Mapping own = mapping_of(words, WRITE, threadIdx.x, 8u);
         const u32 direction = words[DIRECTION];
-        gw::sync_threads();  // slow threads still read weights
+#pragma unroll 1
+        for (u32 component = 0; component < 2; ++component) {
+            gw::sync_threads();  // slow threads still read weights, or the other component
+            // Read anew each time: sixteen addresses do not fit beside ψ, λ and the factors.
+            const Mapping own = mapping_of(words, WRITE, threadIdx.x, 8u);
 #pragma unroll
-        for (int j = 0; j < K; ++j) plane[own.at(j)] = a[j].x;
-        gw::sync_threads();
+            for (int j = 0; j < K; ++j) plane[own.at(j)] = component == 0 ? a[j].x : a[j].y;
+            gw::sync_threads();
+            // i·(x + iy) = −y + ix.
+            const bool to_real = imaginary == (component != 0);
+            const float sign = imaginary && component != 0 ? -1.0f : 1.0f;
 #pragma unroll
-        for (int j = 0; j < K; ++j) {
-            const float other = plane[own.at(j) ^ direction];
-            if (imaginary) u[j].y = gw::fma(factor[j], other, u[j].y);
-            else u[j].x = gw::fma(factor[j], other, u[j].x);
-        }
-        gw::sync_threads();
-#pragma unroll
-        for (int j = 0; j < K; ++j) plane[own.at(j)] = a[j].y;
-        gw::sync_threads();
-#pragma unroll
-        for (int j = 0; j < K; ++j) {
-            const float other = plane[own.at(j) ^ direction];
-            if (imaginary) u[j].x = gw::fma(-factor[j], other, u[j].x);
-            else u[j].y = gw::fma(factor[j], other, u[j].y);
+            for (int j = 0; j < K; ++j) {
+                const float part = sign * factor[j] * plane[own.at(j) ^ direction];
+                u[j].x += to_real ? part : 0.0f;
+                u[j].y += to_real ? 0.0f : part;
+            }
         }
     }
 }
@@ -144,22 +149,14 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
     const Shared<u32> words = shared.slice(PLANE, SEGMENT_WORDS);
     const u32 thread_bits = p.bits - 4u;
     const Place place = place_of(thread_bits, p.samples);
-    const Parameters parameters = {theta, inputs, p.theta_step, p.sample_step, p.input_step, status, p.samples};
-    const i64 offset = static_cast<i64>(place.sample) << p.bits;
-    Value* states = reinterpret_cast<Value*>(state) + offset;
-    Value* lambdas = reinterpret_cast<Value*>(lambda) + offset;
-    const u32 blocks = thread_bits > 8u ? 1u << (thread_bits - 8u) : 1u;
-    Gradients gradients = {};
-    gradients.rows = plane.slice(ROWS, PLANE - ROWS);
-    gradients.slots = slots;
-    gradients.row_step = static_cast<i64>(p.samples) * blocks;
-    gradients.column = static_cast<i64>(place.sample) * blocks + place.thread / BLOCK;
-    gradients.direct = place.threads == 1;
-    gradients.inside = place.inside;
+    const Parameters parameters = {theta,       inputs,        p.rows != NONE ? program + p.rows : nullptr,
+                                   p.theta_step, p.task_step, p.sample_step,
+                                   p.input_step, status,      p.samples};
+    Gradients gradients = {plane.slice(ROWS, PLANE - ROWS), slots, p, place, 0u, 0u, false};
 
     Value a[K], u[K];
     Mapping mapping = {};
-    bool bad = false;
+    bool bad = without_task(parameters, place);
     u32 at = p.first, length = p.length;
     for (u32 segment = 0; segment < p.segments; ++segment) {
         stage(words, program, at, length);
@@ -168,6 +165,9 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
         const u32 flags = words[FLAGS];
         mapping = mapping_of(words, MAPPING, place.thread, thread_bits);
         if (segment == 0) {
+            const i64 offset = static_cast<i64>(place.sample) << p.bits;
+            const Value* states = reinterpret_cast<const Value*>(state) + offset;
+            const Value* lambdas = reinterpret_cast<const Value*>(lambda) + offset;
 #pragma unroll
             for (int j = 0; j < K; ++j) {
                 const u32 x = mapping.at(j);
@@ -188,7 +188,7 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
             if ((flags & UNDO) != 0) exchange(u, words, plane);
         }
         if ((flags & APPLY) != 0) {
-            apply(a, u, words, plane, weights, states, mapping, p, place);
+            apply(a, u, words, plane, weights, reinterpret_cast<const Value*>(state), mapping, p, place);
             continue;
         }
         if (words[SLOTS] != 0) {
@@ -200,9 +200,12 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
         gradients.bad = bad;
         run_ops<true>(a, u, (flags & UNDO) != 0, words, plane, place, bad, gradients);
         gradients.bad = bad;
-        gradients.finish(place);
+        gradients.finish();
     }
     if (!place.inside || p.sink == NOTHING) return;
+    const i64 offset = static_cast<i64>(place.sample) << p.bits;
+    Value* states = reinterpret_cast<Value*>(state) + offset;
+    Value* lambdas = reinterpret_cast<Value*>(lambda) + offset;
 #pragma unroll
     for (int j = 0; j < K; ++j) {
         const u32 x = mapping.at(j);

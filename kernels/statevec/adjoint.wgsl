@@ -1,6 +1,6 @@
 // statevec_adjoint_f32: gradients of weighted sums of observables. Runs a program on ψ, forms λ = Oψ, and undoes the program on
 // both, 16 amplitudes of each held by an invocation.
-// Shapes    program words (forward, observables, backward); theta [thetas], inputs [samples, inputs], initial [samples|1, 2^n],
+// Shapes    program words (forward, observables, backward); theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|1, 2^n],
 //           weights [samples|1, observables] strided; state [2, samples, 2^bits] contiguous, ψ and then λ, used only when a
 //           state spans workgroups; slots [gradients, samples, groups of a state] contiguous: ∂/∂angle of each differentiated
 //           operation
@@ -30,8 +30,8 @@ struct Params {
     sink: u32,
     row_workgroups: u32,  // workgroups along x
     workgroups: u32,      // in all
-    unused_0: u32,
-    unused_1: u32,
+    task_step: u32,
+    rows: u32,  // word of the program from which on each sample's row of theta is, or all ones
 }
 
 @group(0) @binding(0) var<storage, read> program: array<u32>;

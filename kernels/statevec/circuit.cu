@@ -1,5 +1,5 @@
 // statevec_circuit_f32: runs a compiled program (src/statevec/records.rs) on states held in registers, 16 amplitudes a thread.
-// Shapes    program words; theta [thetas], inputs [samples, inputs], initial [samples|1, 2^n] strided; state [samples, 2^bits]
+// Shapes    program words; theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|1, 2^n] strided; state [samples, 2^bits]
 //           contiguous, used only when a state spans blocks; out [samples, 2^n or observables], rows strided
 // Mapping   2^(bits-4) threads a state, block 256: a block holds 2^(12-bits) states, or 2^(bits-12) blocks hold one
 // Shared    one f32 plane of 4096 words for exchanges, coefficients and reductions, and one segment of the program: 24 KiB
@@ -17,7 +17,7 @@ namespace {
 using namespace statevec;
 
 struct Params {
-    i64 theta_step, sample_step, input_step;  // elements
+    i64 theta_step, task_step, sample_step, input_step;  // elements
     i64 initial_step, out_step;               // from sample to sample, in elements
     u32 samples;
     u32 bits;      // of the stored index
@@ -28,6 +28,7 @@ struct Params {
     u32 source;    // Source
     u32 sink;      // Sink
     u32 strings;   // strings of all segments, where the sink is PARTIALS
+    u32 rows;      // word of the program from which on each sample's row of theta is, or all ones
 };
 
 enum Source : u32 { ZERO_STATE = 0, INITIAL = 1, STATE = 2 };
@@ -101,13 +102,15 @@ statevec_circuit_f32(const u32* program, const float* theta, const float* inputs
     const Shared<u32> words = shared.slice(PLANE, SEGMENT_WORDS);
     const u32 thread_bits = p.bits - 4u;
     const Place place = place_of(thread_bits, p.samples);
-    const Parameters parameters = {theta, inputs, p.theta_step, p.sample_step, p.input_step, status, p.samples};
+    const Parameters parameters = {theta,       inputs,        p.rows != NONE ? program + p.rows : nullptr,
+                                   p.theta_step, p.task_step, p.sample_step,
+                                   p.input_step, status,      p.samples};
     Value* states = reinterpret_cast<Value*>(state) + (static_cast<i64>(place.sample) << p.bits);
 
     Value a[K];
     Mapping mapping = {};
     NoGradient none;
-    bool bad = false;
+    bool bad = without_task(parameters, place);
     float running = 0.0f;
     u32 at = p.first, length = p.length;
     for (u32 segment = 0; segment < p.segments; ++segment) {

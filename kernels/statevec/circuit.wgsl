@@ -1,5 +1,5 @@
 // statevec_circuit_f32: runs a compiled program (src/statevec/records.rs) on states held by their threads, 16 amplitudes each.
-// Shapes    program words; theta [thetas], inputs [samples, inputs], initial [samples|1, 2^n] strided; state [samples, 2^bits]
+// Shapes    program words; theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|1, 2^n] strided; state [samples, 2^bits]
 //           contiguous, used only when a state spans workgroups; result [samples, 2^n or observables], rows strided
 // Mapping   2^(bits-4) invocations a state, workgroup 256: a workgroup holds 2^(12-bits) states, or 2^(bits-12) hold one
 // Shared    one f32 plane of 4096 words for exchanges, coefficients and reductions: all 16 KiB there are, so n = 12 fits
@@ -28,7 +28,11 @@ struct Params {
     strings: u32,      // strings of all segments, where the sink is PARTIALS
     row_workgroups: u32,  // workgroups along x
     workgroups: u32,   // in all
-    unused: u32,
+    task_step: u32,
+    rows: u32,  // word of the program from which on each sample's row of theta is, or all ones
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
 }
 
 @group(0) @binding(0) var<storage, read> program: array<u32>;

@@ -2,7 +2,9 @@
 // use a parameter, the workgroups of a state, and the samples of a row.
 // Shapes    table [parameters] {first, count} and then terms {operation, factor}; slots at operation·slot_step +
 //           sample·sample_step + group; result [rows, parameters], rows strided
-// Mapping   an invocation makes one element of the result, in order; row r covers samples r·chunk to (r+1)·chunk
+//           tasks: a word for each sample, its row of the result
+// Mapping   an invocation makes one element of the result, in order; row r covers samples r·chunk to (r+1)·chunk, or, by task,
+//           those of task r, chunk by chunk
 // Traffic   each used slot once, the table once a row, 4 bytes an element out
 // Numerics  sums of 32 are added to each other: the error grows with 32 + count / 32, not with count
 // Host      every index in the table is in range; offsets in elements below 2^32
@@ -18,14 +20,47 @@ struct Params {
     chunk: u32,
     groups: u32,
     row_workgroups: u32,  // workgroups along x
-    unused_0: u32,
-    unused_1: u32,
+    by_task: u32,     // 1: row r is of the samples of task r
+    task_first: u32,  // word of `tasks` of the first sample
 }
 
 @group(0) @binding(0) var<storage, read> table: array<u32>;
 @group(0) @binding(1) var<storage, read> slots: array<f32>;
-@group(0) @binding(2) var<storage, read_write> result: array<f32>;
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> tasks: array<u32>;
+@group(0) @binding(3) var<storage, read_write> result: array<f32>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+// A running sum of sums of 32.
+struct Sum {
+    total: f32,
+    part: f32,
+    count: u32,
+}
+
+var<private> spoiled: bool;
+
+fn added(sum: Sum, value: f32) -> Sum {
+    // On the bits: the sum itself may be assumed to be a number.
+    spoiled = spoiled || !is_finite(value);
+    if (((sum.count + 1u) & 31u) == 0u) {
+        return Sum(sum.total + (sum.part + value), 0.0, sum.count + 1u);
+    }
+    return Sum(sum.total, sum.part + value, sum.count + 1u);
+}
+
+// The sum with one sample's terms.
+fn with_sample(before: Sum, first: u32, end: u32, sample: u32) -> Sum {
+    var sum = before;
+    for (var term = first; term < end; term += 1u) {
+        let at = table[2u * term] * params.slot_step + sample * params.sample_step;
+        var state = Sum(0.0, 0.0, 0u);
+        for (var group = 0u; group < params.groups; group += 1u) {
+            state = added(state, slots[at + group]);
+        }
+        sum = added(sum, bitcast<f32>(table[2u * term + 1u]) * (state.total + state.part));
+    }
+    return sum;
+}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -37,35 +72,32 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let parameter = index % params.parameters;
     let first = table[2u * parameter];
     let end_term = first + table[2u * parameter + 1u];
-    let begin = row * params.chunk;
-    let end = min(begin + params.chunk, params.samples);
-    var spoiled = false;
-    var total = 0.0;
-    var part = 0.0;
-    var count = 0u;
-    for (var term = first; term < end_term; term += 1u) {
-        let operation = table[2u * term];
-        let factor = bitcast<f32>(table[2u * term + 1u]);
+    var sum = Sum(0.0, 0.0, 0u);
+    if (params.by_task == 0u) {
+        let begin = row * params.chunk;
+        let end = min(begin + params.chunk, params.samples);
         for (var sample = begin; sample < end; sample += 1u) {
-            let at = operation * params.slot_step + sample * params.sample_step;
-            var state = 0.0;
-            for (var group = 0u; group < params.groups; group += 32u) {
-                var sum = 0.0;
-                for (var i = group; i < params.groups && i < group + 32u; i += 1u) {
-                    // On the bits: the sum itself may be assumed to be a number.
-                    spoiled = spoiled || !is_finite(slots[at + i]);
-                    sum += slots[at + i];
-                }
-                state += sum;
+            sum = with_sample(sum, first, end_term, sample);
+        }
+    } else {
+        // The same sums as if the task's samples were alone.
+        var own = Sum(0.0, 0.0, 0u);
+        var count = 0u;
+        for (var sample = 0u; sample < params.samples; sample += 1u) {
+            if (tasks[params.task_first + sample] != row) {
+                continue;
             }
-            part += factor * state;
+            own = with_sample(own, first, end_term, sample);
             count += 1u;
-            if ((count & 31u) == 0u) {
-                total += part;
-                part = 0.0;
+            if (count % params.chunk == 0u) {
+                sum = added(sum, own.total + own.part);
+                own = Sum(0.0, 0.0, 0u);
             }
         }
+        if (count % params.chunk != 0u) {
+            sum = added(sum, own.total + own.part);
+        }
     }
-    let value = select(bitcast<u32>(total + part), NAN_BITS, spoiled);
+    let value = select(bitcast<u32>(sum.total + sum.part), NAN_BITS, spoiled);
     result[params.result_first + row * params.result_step + parameter] = bitcast<f32>(value);
 }

@@ -269,7 +269,8 @@ GW_DEVICE Amplitude<float> turn_of(double sum, float constant, u32 quadrant) {
 struct Parameters {
     const float* theta;
     const float* inputs;
-    i64 theta_step, sample_step, input_step;
+    const u32* rows;  // of theta, for each sample; null if there is one for all
+    i64 theta_step, task_step, sample_step, input_step;
     u32* status;
     u32 samples;
 };
@@ -281,15 +282,16 @@ GW_DEVICE void coefficients(Shared<u32> words, Shared<R> plane, const Parameters
     for (u32 i = threadIdx.x; i < slots * states; i += BLOCK) {
         const u32 slot = i / states, sample = place.first_sample + i % states;
         const u32 record = HEADER + 4u * slot;
+        const u32 row = p.rows != nullptr && sample < p.samples ? gw::load_global_cached(p.rows + sample) : 0u;
         double sum = 0.0;
         bool finite = true;
-        if (sample < p.samples) {
+        if (sample < p.samples && row != NONE) {
             for (u32 term = 0; term < words[record + 1]; ++term) {
                 const u32 at = words[record] + 3u * term;
                 const u32 source = words[at], index = source & 0x7fffffffu;
                 const float value = (source >> 31) != 0
                                         ? gw::load_global_cached(p.inputs + sample * p.sample_step + index * p.input_step)
-                                        : gw::load_global_cached(p.theta + index * p.theta_step);
+                                        : gw::load_global_cached(p.theta + row * p.task_step + index * p.theta_step);
                 finite = finite && gw::is_finite(value);
                 const double factor = static_cast<double>(gw::float_from_bits(words[at + 1])) +
                                       static_cast<double>(gw::float_from_bits(words[at + 2]));
@@ -297,7 +299,9 @@ GW_DEVICE void coefficients(Shared<u32> words, Shared<R> plane, const Parameters
             }
         }
         Amplitude<R> turn = {NAN, NAN};
-        if (finite) {
+        if (row == NONE) {
+            // The task id has been reported.
+        } else if (finite) {
             turn = turn_of(sum, gw::float_from_bits(words[record + 2]), words[record + 3]);
         } else {
             gw::atomic_or_global(p.status + STATUS_PARAMETER, 1u);
@@ -406,6 +410,11 @@ GW_DEVICE void run_ops(Amplitude<R> (&a)[K], Amplitude<R> (&u)[K], bool both, Sh
             }
         }
     }
+}
+
+/// Whether the sample's task does not exist.
+GW_DEVICE bool without_task(const Parameters& p, const Place& place) {
+    return p.rows != nullptr && place.inside && gw::load_global_cached(p.rows + place.sample) == NONE;
 }
 
 /// What [`run_ops`] is given where nothing is differentiated.

@@ -252,7 +252,11 @@ fn coefficients(segment: u32, index: u32, first_sample: u32, states: u32) {
         let of_sample = first_sample + i % states;
         var angle = Angle(bitcast<f32>(program[record + 2u]), program[record + 3u]);
         var spoiled = false;
-        if (of_sample < params.samples) {
+        var row = 0u;
+        if (params.rows != NONE && of_sample < params.samples) {
+            row = program[params.rows + of_sample];
+        }
+        if (of_sample < params.samples && row != NONE) {
             for (var term = 0u; term < program[record + 1u]; term += 1u) {
                 let at = segment + program[record] + 3u * term;
                 let source = program[at];
@@ -261,7 +265,7 @@ fn coefficients(segment: u32, index: u32, first_sample: u32, states: u32) {
                     let column = (source & 0x7fffffffu) * params.input_step;
                     value = inputs[params.inputs_first + of_sample * params.sample_step + column];
                 } else {
-                    value = theta[params.theta_first + source * params.theta_step];
+                    value = theta[params.theta_first + row * params.task_step + source * params.theta_step];
                 }
                 spoiled = spoiled || !is_finite(value);
                 let part = product(bitcast<f32>(program[at + 1u]), bitcast<f32>(program[at + 2u]), value);
@@ -272,6 +276,8 @@ fn coefficients(segment: u32, index: u32, first_sample: u32, states: u32) {
             atomicOr(&status[STATUS_PARAMETER], 1u);
         }
         let turn = cos_sin(angle);
+        // A bad task id has been reported.
+        spoiled = spoiled || row == NONE;
         // Not a constant expression, which may not be NaN.
         let mask = select(0u, NAN_BITS, spoiled);
         plane[2u * i] = bitcast<f32>(bitcast<u32>(turn.x) | mask);
@@ -375,5 +381,8 @@ fn take_place(number: u32, index: u32, thread_bits: u32) -> u32 {
     }
     sample = first_sample + local_state;
     inside = sample < params.samples;
+    if (params.rows != NONE && inside) {
+        bad = program[params.rows + sample] == NONE;
+    }
     return first_sample;
 }

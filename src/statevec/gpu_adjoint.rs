@@ -4,6 +4,7 @@
 use super::gpu::{Launch, Sink, Source};
 use super::observables::StringGroup;
 use super::parameter::Variable;
+use super::problem::Problem;
 use super::program::Program;
 use super::records::{self, DeviceProgram, Kind, ON_CHIP_BITS, Segment};
 
@@ -65,14 +66,10 @@ pub(crate) struct AdjointPlan {
 }
 
 impl AdjointPlan {
-    /// The plan for `samples` samples that start from |0…0⟩ or from states of the caller's; `None` if no angle depends on a
-    /// parameter.
-    pub(crate) fn new(
-        program: &Program,
-        samples: usize,
-        given_states: bool,
-        groups: &[StringGroup],
-    ) -> Option<Self> {
+    /// `None` if no angle depends on a parameter.
+    pub(crate) fn new(problem: &Problem<'_>, groups: &[StringGroup]) -> Option<Self> {
+        let (program, samples) = (problem.program, problem.samples);
+        let given_states = problem.initial.is_some();
         let encoded =
             records::encode_adjoint(&program.lowered, program.gpu_passes(), program.qubits(), groups);
         if encoded.gradients.is_empty() {
@@ -126,7 +123,9 @@ impl AdjointPlan {
             Variable::Input(i) => Some(i),
             Variable::Theta(_) => None,
         });
-        let samples = samples.min(chunks as usize * CHUNK);
+        // A task's samples are wherever they are: all in one round.
+        let samples =
+            if problem.theta_tasks.is_some() { samples } else { samples.min(chunks as usize * CHUNK) };
         Some(Self { program: encoded, forward, launches, blocks_per_state, samples, theta, inputs })
     }
 
@@ -139,7 +138,7 @@ impl AdjointPlan {
     }
 
     /// Bytes that one launch of the adjoint kernel for `samples` samples loads and stores on CUDA.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "emulator", feature = "cuda"))]
     pub(crate) fn traffic(&self, launch: &AdjointLaunch, samples: usize, qubits: usize) -> (u64, u64) {
         let (count, blocks) = (samples as u64, self.blocks(samples));
         let segments = self.program.segments.iter().skip_while(|segment| segment.first != launch.first);

@@ -17,6 +17,7 @@
 //! A parity is {thread mask, register mask | odd << 31}; a source is the index of a parameter, with the top bit for inputs.
 //! An angle is Σ factor·parameter + constant + quadrant·π/2 with |constant| ≤ π/4, so that no rounding grows with its size.
 
+use super::gate::inverse_table;
 use super::lower::{Action, Frame, Lowered, Parity, Step, odd_bits};
 use super::observables::StringGroup;
 use super::parameter::{Angle, Variable};
@@ -67,6 +68,7 @@ pub(crate) struct Segment {
     /// Operations or strings.
     pub(crate) count: u32,
     /// Differentiated operations.
+    #[cfg_attr(not(all(test, feature = "emulator")), allow(dead_code, reason = "read by the traffic test"))]
     pub(crate) gradients: u32,
 }
 
@@ -311,7 +313,10 @@ impl Encoder<'_> {
             Action::RotateReal(angle) => (0, Some(angle.scaled(0.5))),
             Action::RotateImag(angle) => (1, Some(angle.scaled(0.5))),
             Action::Phase(angle) => (2, Some(*angle)),
-            Action::Matrix(_) => (2 + step.directions.len() as u32, None),
+            // A permutation goes as its matrix. Per-sample matrices have been refused.
+            Action::Matrix(_) | Action::Permutation(_) | Action::SampleMatrix { .. } => {
+                (2 + step.directions.len() as u32, None)
+            }
             Action::Diagonal(_) => (6, None),
         };
         let (mut slot, mut constant) = (NO_SLOT, (1.0, 0.0));
@@ -333,7 +338,12 @@ impl Encoder<'_> {
         for parity in step.roles.iter().chain(&step.controls) {
             open.ops.extend(parity_words(mapping, *parity));
         }
-        if let Action::Matrix(entries) | Action::Diagonal(entries) = &step.action {
+        let dense = step.action.dense_permutation();
+        let entries = match &step.action {
+            Action::Matrix(entries) | Action::Diagonal(entries) => Some(&entries[..]),
+            _ => dense.as_deref(),
+        };
+        if let Some(entries) = entries {
             let words = entries.iter().flat_map(|entry| [entry.re as f32, entry.im as f32]);
             open.ops.extend(words.map(f32::to_bits));
         }
@@ -557,6 +567,8 @@ fn inverse(step: &Step) -> Step {
             )
         }
         Action::Diagonal(entries) => Action::Diagonal(entries.iter().map(|entry| entry.conj()).collect()),
+        Action::Permutation(table) => Action::Permutation(inverse_table(table).into()),
+        Action::SampleMatrix { slot, adjoint } => Action::SampleMatrix { slot: *slot, adjoint: !adjoint },
     };
     Step { action, ..step.clone() }
 }

@@ -8,7 +8,7 @@ use super::program::Readout;
 use crate::device::Backend;
 use crate::device::wgpu::{WgpuBuffer, WgpuDevice};
 use crate::error::{Error, Result};
-use crate::manifest::statevec::{ADJOINT_WGSL, CIRCUIT_WGSL, COMBINE_WGSL, GRADIENT_SUM_WGSL};
+use crate::manifest::statevec::{ADJOINT_WGSL, CIRCUIT_WGSL, COMBINE_WGSL, GRADIENT_SUM_WGSL, TASKS_WGSL};
 use crate::tensor::{Memory, Tensor, TensorMut, TensorRef};
 use bytemuck::{Pod, Zeroable};
 
@@ -38,7 +38,22 @@ struct Params {
     strings: u32,
     row_workgroups: u32,
     workgroups: u32,
-    unused: u32,
+    task_step: u32,
+    rows: u32,
+    unused: [u32; 3],
+}
+
+/// `Params` in tasks.wgsl.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct TasksParams {
+    ids_first: u32,
+    id_step: u32,
+    id_kind: u32,
+    rows_first: u32,
+    samples: u32,
+    tasks: u32,
+    unused: [u32; 2],
 }
 
 /// `Params` in combine.wgsl.
@@ -75,7 +90,8 @@ struct AdjointParams {
     sink: u32,
     row_workgroups: u32,
     workgroups: u32,
-    unused: [u32; 2],
+    task_step: u32,
+    rows: u32,
 }
 
 /// `Params` in gradient_sum.wgsl.
@@ -92,8 +108,51 @@ struct GradientSumParams {
     chunk: u32,
     groups: u32,
     row_workgroups: u32,
-    unused: [u32; 2],
+    by_task: u32,
+    task_first: u32,
 }
+
+/// A program on the device, and behind its words each sample's row of theta, if there are several.
+struct Uploaded {
+    program: Tensor,
+    /// Word of the first sample's row, or all ones.
+    rows: u32,
+    /// Between parameters, and between tasks.
+    steps: [u32; 2],
+}
+
+impl Uploaded {
+    fn new(device: &WgpuDevice, problem: &Problem<'_>, words: &[u32]) -> Result<Self> {
+        let theta = problem.theta.view();
+        let theta = Bound::new(problem.op, theta.as_ref())?;
+        let upload = |words: &[u32]| Tensor::from_slice(&problem.device, words, &[words.len()]);
+        let (Some(ids), Some(tasks)) = (&problem.tasks, problem.theta_tasks) else {
+            return Ok(Self { program: upload(words)?, rows: NO_ROWS, steps: [theta.steps[0], 0] });
+        };
+        let mut longer = words.to_vec();
+        longer.resize(words.len() + problem.samples, 0);
+        let program = upload(&longer)?;
+        let view = ids.view();
+        let bound = Bound::new(problem.op, Some(&view))?;
+        let params = TasksParams {
+            ids_first: bound.first,
+            id_step: bound.steps[0],
+            id_kind: ids.kind(),
+            rows_first: words.len() as u32,
+            samples: problem.samples as u32,
+            tasks: tasks.min(i32::MAX as usize) as u32,
+            unused: [0; 2],
+        };
+        let rows = program.view();
+        let bindings = [bound.buffer, Bound::new(problem.op, Some(&rows))?.buffer, Some(device.status())];
+        let workgroups = [problem.samples.div_ceil(256) as u32, 1, 1];
+        device.launch(&TASKS_WGSL, &bindings, bytemuck::bytes_of(&params), workgroups)?;
+        Ok(Self { program, rows: words.len() as u32, steps: [theta.steps[1], theta.steps[0]] })
+    }
+}
+
+/// `Params::rows` where all samples share theta.
+const NO_ROWS: u32 = u32::MAX;
 
 pub(super) fn forward(
     device: &WgpuDevice,
@@ -107,7 +166,8 @@ pub(super) fn forward(
         return Err(too_large(problem.op, "samples", problem.samples as u64, DISPATCH_LIMIT * 64));
     }
     let upload = |words: &[u32]| Tensor::from_slice(&problem.device, words, &[words.len()]);
-    let (program, table) = (upload(&plan.program.words)?, upload(&plan.program.strings)?);
+    let uploaded = Uploaded::new(device, problem, &plan.program.words)?;
+    let (program, table) = (&uploaded.program, upload(&plan.program.strings)?);
     let states = if plan.needs_state() { problem.samples } else { 0 };
     let state = Tensor::zeros(&problem.device, crate::DType::C64, &[states, 1 << plan.program.bits])?;
     let strings = plan.partial_strings as usize;
@@ -128,7 +188,7 @@ pub(super) fn forward(
         let target = if partial { &partials } else { &result };
         let params = Params {
             theta_first: theta.first,
-            theta_step: theta.steps[0],
+            theta_step: uploaded.steps[0],
             inputs_first: inputs.first,
             sample_step: inputs.steps[0],
             input_step: inputs.steps[1],
@@ -146,7 +206,9 @@ pub(super) fn forward(
             strings: strings as u32,
             row_workgroups: workgroups[0],
             workgroups: plan.blocks as u32,
-            unused: 0,
+            task_step: uploaded.steps[1],
+            rows: uploaded.rows,
+            unused: [0; 3],
         };
         let bindings = [
             program.buffer,
@@ -184,8 +246,7 @@ pub(super) fn gradient(
     out: [&mut Tensor; 2],
 ) -> Result<()> {
     let op = problem.op;
-    let given = problem.initial.is_some();
-    let Some(plan) = AdjointPlan::new(problem.program, problem.samples, given, groups) else { return Ok(()) };
+    let Some(plan) = AdjointPlan::new(problem, groups) else { return Ok(()) };
     grid(op, plan.blocks(plan.samples))?;
     let upload = |words: &[u32]| Tensor::from_slice(&problem.device, words, &[words.len()]);
     let zeros = |dtype, shape: &[usize]| Tensor::zeros(&problem.device, dtype, shape);
@@ -193,7 +254,7 @@ pub(super) fn gradient(
     let large = if plan.forward.is_empty() { 0 } else { plan.samples };
     let groups = plan.blocks_per_state as usize;
     let thetas = plan.theta.parameters;
-    let program = upload(&plan.program.words)?;
+    let uploaded = Uploaded::new(device, problem, &plan.program.words)?;
     let state = zeros(crate::DType::C64, &[2 * large, 1 << bits])?;
     let slots = zeros(crate::DType::F32, &[plan.program.gradients.len(), plan.samples, groups])?;
     let sums = zeros(crate::DType::F32, &[problem.samples.div_ceil(CHUNK), thetas])?;
@@ -205,7 +266,7 @@ pub(super) fn gradient(
     let initial = Bound::new(op, problem.initial.as_ref())?;
     let weight_step = if weights.shape().len() == 2 { weights.layout().step(0) as u32 } else { 0 };
     let weights = Bound::new(op, Some(weights))?;
-    let views = [&program, &state, &slots, &sums, &*out[0], &*out[1]].map(Tensor::view);
+    let views = [&uploaded.program, &state, &slots, &sums, &*out[0], &*out[1]].map(Tensor::view);
     let [program, state, slots, sums, theta_out, inputs_out] =
         views.each_ref().map(|view| Bound::new(op, Some(view)));
     let (program, state, slots, sums) = (program?, state?, slots?, sums?);
@@ -217,7 +278,7 @@ pub(super) fn gradient(
         let row = begin as u32;
         let shared = AdjointParams {
             theta_first: theta.first,
-            theta_step: theta.steps[0],
+            theta_step: uploaded.steps[0],
             inputs_first: inputs.first + row * inputs.steps[0],
             sample_step: inputs.steps[0],
             input_step: inputs.steps[1],
@@ -234,7 +295,8 @@ pub(super) fn gradient(
             sink: 0,
             row_workgroups: workgroups[0],
             workgroups: blocks as u32,
-            unused: [0; 2],
+            task_step: uploaded.steps[1],
+            rows: if uploaded.rows == NO_ROWS { NO_ROWS } else { uploaded.rows + row },
         };
         for launch in &plan.forward {
             let params = Params {
@@ -257,7 +319,9 @@ pub(super) fn gradient(
                 strings: 0,
                 row_workgroups: shared.row_workgroups,
                 workgroups: shared.workgroups,
-                unused: 0,
+                task_step: shared.task_step,
+                rows: shared.rows,
+                unused: [0; 3],
             };
             let bindings = [
                 program.buffer,
@@ -302,9 +366,24 @@ pub(super) fn gradient(
             chunk: 1,
             groups: groups as u32,
             row_workgroups: 0,
-            unused: [0; 2],
+            by_task: 0,
+            task_first: 0,
         };
-        sum(op, device, &inputs_table, &slots, &inputs_out, per_sample)?;
+        sum(op, device, &inputs_table, [&slots, &program, &inputs_out], per_sample)?;
+        if let Some(tasks) = problem.theta_tasks {
+            // All samples are in this round.
+            let per_task = GradientSumParams {
+                result_first: theta_out.first,
+                result_step: thetas as u32,
+                parameters: thetas as u32,
+                rows: tasks as u32,
+                chunk: CHUNK as u32,
+                by_task: 1,
+                task_first: uploaded.rows,
+                ..per_sample
+            };
+            return sum(op, device, &theta_table, [&slots, &program, &theta_out], per_task);
+        }
         let per_chunk = GradientSumParams {
             result_first: sums.first + row / CHUNK as u32 * thetas as u32,
             result_step: thetas as u32,
@@ -313,7 +392,7 @@ pub(super) fn gradient(
             chunk: CHUNK as u32,
             ..per_sample
         };
-        sum(op, device, &theta_table, &slots, &sums, per_chunk)?;
+        sum(op, device, &theta_table, [&slots, &program, &sums], per_chunk)?;
     }
     let rows = problem.samples.div_ceil(CHUNK) as u32;
     let total = GradientSumParams {
@@ -327,17 +406,17 @@ pub(super) fn gradient(
         chunk: rows,
         groups: 1,
         row_workgroups: 0,
-        unused: [0; 2],
+        by_task: 0,
+        task_first: 0,
     };
-    sum(op, device, &columns, &sums, &theta_out, total)
+    sum(op, device, &columns, [&sums, &program, &theta_out], total)
 }
 
 fn sum(
     op: &'static str,
     device: &WgpuDevice,
     table: &Tensor,
-    slots: &Bound<'_>,
-    out: &Bound<'_>,
+    [slots, tasks, out]: [&Bound<'_>; 3],
     params: GradientSumParams,
 ) -> Result<()> {
     if params.parameters == 0 {
@@ -347,7 +426,7 @@ fn sum(
     let workgroups = grid(op, elements.div_ceil(64))?;
     let params = GradientSumParams { row_workgroups: workgroups[0], ..params };
     let view = table.view();
-    let bindings = [Bound::new(op, Some(&view))?.buffer, slots.buffer, out.buffer];
+    let bindings = [Bound::new(op, Some(&view))?.buffer, slots.buffer, tasks.buffer, out.buffer];
     device.launch(&GRADIENT_SUM_WGSL, &bindings, bytemuck::bytes_of(&params), workgroups)
 }
 
