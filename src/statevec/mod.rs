@@ -39,6 +39,8 @@ pub mod readout;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;
 mod schedule;
+#[cfg(all(test, any(feature = "wgpu", feature = "cuda")))]
+mod structure;
 mod subspace;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod swizzle;

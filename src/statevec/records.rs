@@ -41,12 +41,12 @@ const STRINGS: usize = 16;
 const HEADER: usize = 50;
 /// Tables of a header.
 const MAPPING: usize = 8;
-const WRITE: usize = 22;
-const READ: usize = 36;
+pub(super) const WRITE: usize = 22;
+pub(super) const READ: usize = 36;
 /// Words of a table before its thread bits: the origin, and as many register bits as any kernel has.
-const TABLE_THREADS: usize = 6;
+pub(super) const TABLE_THREADS: usize = 6;
 const NO_SLOT: u32 = u32::MAX;
-const EXCHANGE: u32 = 1;
+pub(super) const EXCHANGE: u32 = 1;
 const MEASURE: u32 = 2;
 const IMAGINARY: u32 = 4;
 const PAIRS: u32 = 8;
