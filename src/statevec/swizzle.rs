@@ -59,7 +59,7 @@ fn intersection(a: &[u32], b: &[u32]) -> Vec<u32> {
         }
         if vector != 0 {
             rows.push((vector, of_a));
-            rows.sort_unstable_by(|x, y| y.0.cmp(&x.0));
+            rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.0));
         } else if common.insert(of_a) {
             found.push(of_a);
         }
