@@ -158,6 +158,7 @@ pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
+    ("statevec/registers.cuh", include_str!("../../kernels/statevec/registers.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
     ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),
     ("density/qubit.cuh", include_str!("../../kernels/density/qubit.cuh")),

@@ -36,6 +36,8 @@ mod gate;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu;
 mod gradient;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu_adjoint;
 mod lower;
 mod observables;
 mod parameter;
@@ -47,7 +49,11 @@ pub mod readout;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;
 mod schedule;
+#[cfg(all(test, any(feature = "wgpu", feature = "cuda")))]
+mod structure;
 mod subspace;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod swizzle;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 

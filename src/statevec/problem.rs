@@ -186,9 +186,6 @@ impl<'a> Problem<'a> {
         if self.start != Start::States {
             return refuse("initial states", "given amplitudes", format!("{:?}", self.start));
         }
-        if let Some(tasks) = self.theta_tasks {
-            return refuse("rows of theta", "one, shared by all samples", tasks.to_string());
-        }
         match self.program.beyond_gpu() {
             Some((what, limit, got)) => refuse(what, limit, got),
             None => Ok(()),
