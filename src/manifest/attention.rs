@@ -1,6 +1,7 @@
 //! Kernels of `attention`.
 
 pub(crate) mod cuda;
+pub(crate) mod general;
 
 use super::Access::{Read, ReadWrite};
 use super::WgslKernel;
@@ -147,6 +148,7 @@ pub(crate) static WGSL_BACKWARD_KV: [WgslKernel; 3] = [
     backward_kv("attention_backward_kv_128", &[("OUT", 4)]),
 ];
 
+/// The plain product in f32; `general` has the others.
 pub(super) static WGSL: &[&WgslKernel] = &[
     &WGSL_PLAN,
     &WGSL_BACKWARD_ROWS,

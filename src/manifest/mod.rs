@@ -108,7 +108,7 @@ pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
 
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
-    [device::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL].into_iter().flatten().copied()
+    [device::WGSL, attention::WGSL, attention::general::WGSL, task_heads::WGSL, statevec::WGSL].into_iter().flatten().copied()
 }
 
 #[cfg(test)]
