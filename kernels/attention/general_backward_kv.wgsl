@@ -24,13 +24,18 @@ const WANT_DK: u32 = 1u;  // else dv
 fn k4(it: Item, key: u32, d: u32) -> vec4f {
     return vec4f(k_at(it, key, d), k_at(it, key, d + 1u), k_at(it, key, d + 2u), k_at(it, key, d + 3u));
 }
-fn k4x4(it: Item, key: u32, d: u32) -> mat4x4f {
-    return mat4x4f(k4(it, key, d), k4(it, key + 1u, d), k4(it, key + 2u, d), k4(it, key + 3u, d));
+// What four columns of the output sum: of the query for dk, of its gradient for dv.
+fn query4(it: Item, start: u32, row: u32, d: u32) -> vec4f {
+    if (params.want == WANT_DK) {
+        return vec4f(q_at(it, row, d), q_at(it, row, d + 1u), q_at(it, row, d + 2u), q_at(it, row, d + 3u));
+    }
+    return vec4f(grad_at(it, start, row, d), grad_at(it, start, row, d + 1u), grad_at(it, start, row, d + 2u),
+        grad_at(it, start, row, d + 3u));
 }
 // Bits of the thread's four keys over the queries of the tile, from those of its four queries over the keys.
 fn turned_bits(bits: vec4u, ty: u32, tx: u32) -> vec4u {
     var turned_words = vec4u(0u);
-    for (var r = 0u; r < 4u; r += 1u) {
+    for (var r = 0u; r < params.four; r += 1u) {
         let four = (vec4u(bits[r]) >> (vec4u(4u * tx) + vec4u(0u, 1u, 2u, 3u))) & vec4u(1u);
         turned_words |= four << vec4u(4u * ty + r);
     }
@@ -69,7 +74,12 @@ fn main(
 
         var own = mat4x4f();
         if (additive) {
-            own = k4x4(first_item, key0 + 4u * ty, d);
+            // Sync: the item before may still be read.
+            workgroupBarrier();
+            for (var i = thread; i < 256u; i += 64u) { tile[i] = k4(first_item, key0 + i / 8u, column0 + 4u * (i % 8u)); }
+            workgroupBarrier();
+            let at = 32u * ty + tx;
+            own = mat4x4f(tile[at], tile[at + 8u], tile[at + 16u], tile[at + 24u]);
         }
         var own_sum = vec4f(0.0);  // of the thread's keys 4·tx ..
         var norms = vec4f(0.0);
@@ -80,46 +90,65 @@ fn main(
         var acc2 = mat4x4f();
         var acc3 = mat4x4f();
 
-        for (var shared_by = 0u; shared_by < sharing; shared_by += 1u) {
-            let h = kv_head * sharing + shared_by;
-            if (plan[params.at_active + b * params.q_heads + h] == 0u) { continue; }
+        // A cosine and a Gaussian have a term of k_j itself: after the heads a product of the tile's keys with a diagonal.
+        let own_term = for_keys && (params.score == COSINE || params.score == GAUSSIAN);
+        for (var shared_by = 0u; shared_by < sharing + select(0u, 1u, own_term); shared_by += 1u) {
+            let own_pass = shared_by == sharing;
+            let h = kv_head * sharing + min(shared_by, sharing - 1u);
+            if (!own_pass && plan[params.at_active + b * params.q_heads + h] == 0u) { continue; }
             let it = item(sequence, b, h, listed);
             let start = grad_start(it, sequence);
-            let range = query_range(it, key0);
+            let range = select(query_range(it, key0), vec2u(0u, LINES), own_pass);
             var by_column = vec4f(1.0);
             if (additive) { by_column = vec4f(w_at(h, d), w_at(h, d + 1u), w_at(h, d + 2u), w_at(h, d + 3u)); }
             for (var row0 = range.x; row0 < range.y; row0 += LINES) {
-                if (!tile_has_keys(it, row0, key0)) { continue; }
-                var s = mat4x4f();
-                var t = mat4x4f();
-                score_tile(it, row0, key0, thread, &s, &t);
-                var g = mat4x4f();
-                // dv does not need g.
-                if (for_keys) { g = gradient_tile(it, start, row0, key0, thread); }
-                let row = row0 + 4u * ty;
-                let lines = lines_of(it, row);
-                let slope = slopes(it, s, t, g, row, key0, tx, lines);
-                let bit = 4u * tx;
-                var factors = scale_columns(slope.p, lines.factor);
-                var bits = slope.kept;
-                if (for_keys) {
-                    bits = slope.bits;
-                    factors = first_factors(s, t, slope.ds);
-                    norms = t[1];
-                }
-                factors = chosen(factors, bits, bit);
-                let by_key = turned_bits(bits, ty, tx);
-                met |= by_key;
-                if (params.score == GAUSSIAN) {
-                    own_sum += column_sums(factors);
-                } else if (params.score == COSINE) {
-                    own_sum += column_sums(chosen(scale_terms(s, t, slope.ds), bits, bit));
+                if (!own_pass && !tile_has_keys(it, row0, key0)) { continue; }
+                var factors = mat4x4f();  // column i: key 4·tx + i
+                var bits = vec4u(0u);     // of keys, over the lines of the product
+                if (own_pass) {
+                    workgroupBarrier();
+                    partial[8u * tx + ty] = own_sum;
+                    // The squared norms of four keys, from a thread that has them in its columns.
+                    if (ty == 0u) { weights[tx] = norms; }
+                    workgroupBarrier();
+                    let inverse = inverse_norm(weights[tx]);
+                    let total = line_sum(tx);
+                    let by = -select(total, params.scale * total * inverse * inverse, vec4<bool>(params.score == COSINE));
+                    // Sync: the norms lie where the factors go.
+                    workgroupBarrier();
+                    if (tx == ty) {
+                        factors = mat4x4f(vec4f(by.x, 0.0, 0.0, 0.0), vec4f(0.0, by.y, 0.0, 0.0), vec4f(0.0, 0.0, by.z, 0.0),
+                            vec4f(0.0, 0.0, 0.0, by.w));
+                        bits = vec4u(1u, 2u, 4u, 8u) << vec4u(4u * ty);
+                    }
+                } else {
+                    var s = mat4x4f();
+                    var t = mat4x4f();
+                    score_tile(it, row0, key0, thread, &s, &t);
+                    var g = mat4x4f();
+                    // dv does not need g.
+                    if (for_keys) { g = gradient_tile(it, start, row0, key0, thread); }
+                    let lines = lines_of(it, row0 + 4u * ty);
+                    let slope = slopes(it, s, t, g, row0 + 4u * ty, key0, tx, lines);
+                    let bit = 4u * tx;
+                    if (for_keys) {
+                        factors = chosen(first_factors(s, t, slope.ds), slope.bits, bit);
+                        bits = turned_bits(slope.bits, ty, tx);
+                        norms = t[1];
+                        let terms = chosen(scale_terms(s, t, slope.ds), slope.bits, bit);
+                        if (params.score == COSINE) { own_sum += column_sums(terms); } else { own_sum += column_sums(factors); }
+                        if (params.score == FIDELITY) {
+                            store_turned(4u * ty * PITCH + tx, PITCH,
+                                transpose(chosen(second_factors(t, slope.ds), slope.bits, bit)));
+                        }
+                    } else {
+                        factors = chosen(scale_columns(slope.p, lines.factor), slope.kept, bit);
+                        bits = turned_bits(slope.kept, ty, tx);
+                    }
+                    met |= bits;
                 }
                 store_weights(4u * ty * PITCH + tx, PITCH, transpose(factors));
-                if (for_keys && params.score == FIDELITY) {
-                    store_turned(4u * ty * PITCH + tx, PITCH, transpose(chosen(second_factors(t, slope.ds), bits, bit)));
-                }
-                words[8u * tx + ty] = by_key;
+                words[8u * tx + ty] = bits;
                 // Sync: factors and bits of the whole tile.
                 workgroupBarrier();
                 let sees = line_bits(ty);
@@ -128,14 +157,9 @@ fn main(
                     // Sync: the scores, or the queries before, are still read from the tile.
                     workgroupBarrier();
                     for (var i = thread; i < 256u; i += 64u) {
-                        let line = row0 + j0 + i / (8u * widths);
+                        let line = j0 + i / (8u * widths);
                         let c = column0 + 4u * (i % (8u * widths));
-                        if (for_keys) {
-                            tile[i] = vec4f(q_at(it, line, c), q_at(it, line, c + 1u), q_at(it, line, c + 2u), q_at(it, line, c + 3u));
-                        } else {
-                            tile[i] = vec4f(grad_at(it, start, line, c), grad_at(it, start, line, c + 1u),
-                                grad_at(it, start, line, c + 2u), grad_at(it, start, line, c + 3u));
-                        }
+                        if (own_pass) { tile[i] = k4(first_item, key0 + line, c); } else { tile[i] = query4(it, start, row0 + line, c); }
                     }
                     workgroupBarrier();
                     let stop = min(count - j0, staged);
@@ -155,27 +179,12 @@ fn main(
 
         workgroupBarrier();
         words[8u * tx + ty] = met;
-        partial[8u * tx + ty] = own_sum;
-        // The squared norms of four keys, from a thread that has them in its columns.
-        if (ty == 0u) { weights[tx] = norms; }
         workgroupBarrier();
         let saw = line_bits(ty);
-        if (for_keys && (params.score == COSINE || params.score == GAUSSIAN)) {
-            let inverse = inverse_norm(weights[ty]);
-            let total = line_sum(ty);
-            let by = -select(total, params.scale * total * inverse * inverse, vec4<bool>(params.score == COSINE));
-            let key = key0 + 4u * ty;
-            acc0 += scale_rows(k4x4(first_item, key, d), by);
-            if (widths > 1u) { acc1 += scale_rows(k4x4(first_item, key, d + 32u), by); }
-            if (widths > 2u) {
-                acc2 += scale_rows(k4x4(first_item, key, d + 64u), by);
-                acc3 += scale_rows(k4x4(first_item, key, d + 96u), by);
-            }
-        }
         let poisoned = sequence.length < 0 && listed;
         let key = key0 + 4u * ty;
         let to = base(params.out, b, kv_head) + (sequence.k_start + key) * params.out.w;
         // A key that nobody sees is zero by definition.
-        write_rows(to, params.out.w, slots - min(key, slots), column0, columns, tx, saw == vec4u(0u), poisoned, acc0, acc1, acc2, acc3);
+        write_rows(to, params.out.w, slots - min(key, slots), column0, columns, widths, tx, saw == vec4u(0u), poisoned, acc0, acc1, acc2, acc3);
     }
 }

@@ -31,9 +31,6 @@ fn k4(it: Item, key: u32, d: u32) -> vec4f {
 fn q4(it: Item, row: u32, d: u32) -> vec4f {
     return vec4f(q_at(it, row, d), q_at(it, row, d + 1u), q_at(it, row, d + 2u), q_at(it, row, d + 3u));
 }
-fn q4x4(it: Item, row: u32, d: u32) -> mat4x4f {
-    return mat4x4f(q4(it, row, d), q4(it, row + 1u, d), q4(it, row + 2u, d), q4(it, row + 3u, d));
-}
 fn line_total(values: vec4f, thread: u32) -> vec4f {
     workgroupBarrier();
     partial[thread] = values;
@@ -42,11 +39,11 @@ fn line_total(values: vec4f, thread: u32) -> vec4f {
 }
 fn write_sums(it: Item, row: u32, which: u32, values: vec4f, poisoned: bool) {
     let bits = select(bitcast<vec4u>(values), vec4u(NAN_BITS), poisoned);
-    let to = 3u * (it.line + row) + which;
-    if (row < it.rows) { sums[to] = bits.x; }
-    if (row + 1u < it.rows) { sums[to + 3u] = bits.y; }
-    if (row + 2u < it.rows) { sums[to + 6u] = bits.z; }
-    if (row + 3u < it.rows) { sums[to + 9u] = bits.w; }
+    var four = bits;
+    for (var r = 0u; r < min(params.four, it.rows - min(row, it.rows)); r += 1u) {
+        sums[3u * (it.line + row + r) + which] = four.x;
+        four = four.yzww;
+    }
 }
 
 @compute @workgroup_size(64)
@@ -82,9 +79,14 @@ fn main(
 
         var lines = Lines(vec4f(0.0), vec4f(0.0), vec4f(0.0));
         var own = mat4x4f();
-        if (listed) {
-            lines = lines_of(it, row);
-            if (additive) { own = q4x4(it, row, d); }
+        if (listed) { lines = lines_of(it, row); }
+        if (additive) {
+            // Sync: the item before may still be read.
+            workgroupBarrier();
+            for (var i = thread; i < 256u; i += 64u) { tile[i] = q4(it, row0 + i / 8u, column0 + 4u * (i % 8u)); }
+            workgroupBarrier();
+            let at = 32u * ty + tx;
+            own = mat4x4f(tile[at], tile[at + 8u], tile[at + 16u], tile[at + 24u]);
         }
         var by_row_scale = vec4f(0.0);
         var by_slope = vec4f(0.0);
@@ -98,43 +100,62 @@ fn main(
         var acc2 = mat4x4f();
         var acc3 = mat4x4f();
 
-        for (var key0 = range.x; key0 < range.y; key0 += LINES) {
-            if (!tile_has_keys(it, row0, key0)) { continue; }
-            var s = mat4x4f();
-            var t = mat4x4f();
-            score_tile(it, row0, key0, thread, &s, &t);
-            let g = gradient_tile(it, start, row0, key0, thread);
-            let slope = slopes(it, s, t, g, row, key0, tx, lines);
+        // A cosine and a Gaussian have a term of q_i itself: a last product, of the tile's queries with a diagonal of factors.
+        let own_term = params.score == COSINE || params.score == GAUSSIAN;
+        let stop_keys = max((range.y + LINES - 1u) / LINES * LINES, range.x) + select(0u, LINES, own_term);
+        for (var key0 = range.x; key0 < stop_keys; key0 += LINES) {
+            let own_pass = key0 >= range.y;
+            if (!own_pass && !tile_has_keys(it, row0, key0)) { continue; }
             let bit = 4u * tx;
-            let factors = chosen(first_factors(s, t, slope.ds), slope.bits, bit);
-            let terms = chosen(scale_terms(s, t, slope.ds), slope.bits, bit);
-            met |= slope.bits;
-            norms = t[0];
-            factor_sum += (factors[0] + factors[1]) + (factors[2] + factors[3]);
-            by_scale += (terms[0] + terms[1]) + (terms[2] + terms[3]);
-            by_row_scale += (slope.pg[0] + slope.pg[1]) + (slope.pg[2] + slope.pg[3]);
-            if (for_sums && has(HAS_ALIBI)) {
-                let key = key0 + bit;
-                by_slope -= (slope.dz[0] * distance4(it, row, key) + slope.dz[1] * distance4(it, row, key + 1u))
-                    + (slope.dz[2] * distance4(it, row, key + 2u) + slope.dz[3] * distance4(it, row, key + 3u));
+            var factors = mat4x4f();
+            var bits = vec4u(0u);
+            if (own_pass) {
+                let inverse = inverse_norm(norms);
+                let of_cosine = params.scale * line_total(by_scale, thread) * inverse * inverse;
+                let by = -select(line_total(factor_sum, thread), of_cosine, vec4<bool>(params.score == COSINE));
+                if (tx == ty) {
+                    factors = mat4x4f(vec4f(by.x, 0.0, 0.0, 0.0), vec4f(0.0, by.y, 0.0, 0.0), vec4f(0.0, 0.0, by.z, 0.0),
+                        vec4f(0.0, 0.0, 0.0, by.w));
+                    bits = vec4u(1u, 2u, 4u, 8u) << vec4u(4u * ty);
+                }
+            } else {
+                var s = mat4x4f();
+                var t = mat4x4f();
+                score_tile(it, row0, key0, thread, &s, &t);
+                let g = gradient_tile(it, start, row0, key0, thread);
+                let slope = slopes(it, s, t, g, row, key0, tx, lines);
+                bits = slope.bits;
+                factors = chosen(first_factors(s, t, slope.ds), bits, bit);
+                let terms = chosen(scale_terms(s, t, slope.ds), bits, bit);
+                met |= bits;
+                norms = t[0];
+                factor_sum += (factors[0] + factors[1]) + (factors[2] + factors[3]);
+                by_scale += (terms[0] + terms[1]) + (terms[2] + terms[3]);
+                by_row_scale += (slope.pg[0] + slope.pg[1]) + (slope.pg[2] + slope.pg[3]);
+                if (for_sums && has(HAS_ALIBI)) {
+                    let key = key0 + bit;
+                    by_slope -= (slope.dz[0] * distance4(it, row, key) + slope.dz[1] * distance4(it, row, key + 1u))
+                        + (slope.dz[2] * distance4(it, row, key + 2u) + slope.dz[3] * distance4(it, row, key + 3u));
+                }
+                if (params.score == FIDELITY) {
+                    store_turned(bit * PITCH + ty, PITCH, chosen(second_factors(t, slope.ds), bits, bit));
+                }
             }
             if ((params.want & (WANT_DQ | WANT_DW)) == 0u) { continue; }
 
-            let line = bit * PITCH + ty;
-            store_weights(line, PITCH, factors);
-            if (params.score == FIDELITY) {
-                store_turned(line, PITCH, chosen(second_factors(t, slope.ds), slope.bits, bit));
-            }
-            words[thread] = slope.bits;
+            store_weights(bit * PITCH + ty, PITCH, factors);
+            words[thread] = bits;
             // Sync: factors and bits of the whole tile.
             workgroupBarrier();
             let sees = line_bits(ty);
-            let count = min(LINES, range.y - key0);
+            let count = select(min(LINES, range.y - key0), LINES, own_pass);
             for (var j0 = 0u; j0 < count; j0 += staged) {
                 // Sync: the scores, or the keys before, are still read from the tile.
                 workgroupBarrier();
                 for (var i = thread; i < 256u; i += 64u) {
-                    tile[i] = k4(it, key0 + j0 + i / (8u * widths), column0 + 4u * (i % (8u * widths)));
+                    let line = j0 + i / (8u * widths);
+                    let column = column0 + 4u * (i % (8u * widths));
+                    if (own_pass) { tile[i] = q4(it, row0 + line, column); } else { tile[i] = k4(it, key0 + line, column); }
                 }
                 workgroupBarrier();
                 let stop = min(count - j0, staged);
@@ -155,20 +176,6 @@ fn main(
         words[thread] = met;
         let scale_total = line_total(by_scale, thread);
         let saw = line_bits(ty);
-        if (params.score == COSINE || params.score == GAUSSIAN) {
-            let inverse = inverse_norm(norms);
-            let total = line_total(factor_sum, thread);
-            let cosine = params.score == COSINE;
-            let by = -select(total, params.scale * scale_total * inverse * inverse, vec4<bool>(cosine));
-            if (listed) {
-                acc0 += scale_rows(q4x4(it, row, d), by);
-                if (widths > 1u) { acc1 += scale_rows(q4x4(it, row, d + 32u), by); }
-                if (widths > 2u) {
-                    acc2 += scale_rows(q4x4(it, row, d + 64u), by);
-                    acc3 += scale_rows(q4x4(it, row, d + 96u), by);
-                }
-            }
-        }
         if ((params.want & WANT_SUMS) != 0u) {
             let row_scale_total = line_total(by_row_scale, thread);
             let slope_total = line_total(by_slope, thread);
@@ -196,7 +203,7 @@ fn main(
         if ((params.want & WANT_DQ) != 0u) {
             if (additive) { acc0 = scale_columns(acc0, vec4f(w_at(h, d), w_at(h, d + 1u), w_at(h, d + 2u), w_at(h, d + 3u))); }
             let to = base(params.out, b, h) + (sequence.q_start + row) * params.out.w;
-            write_rows(to, params.out.w, it.rows - min(row, it.rows), column0, params.head_dim, tx, saw == vec4u(0u), poisoned,
+            write_rows(to, params.out.w, it.rows - min(row, it.rows), column0, params.head_dim, widths, tx, saw == vec4u(0u), poisoned,
                 acc0, acc1, acc2, acc3);
         }
     }

@@ -98,12 +98,16 @@ fn main(
         let first = base(params.out, out_b, out_h);
         let rows = select(1u, params.q_len, whole(WHOLE_QUERIES));
         let keys = select(1u, params.kv_slots, whole(WHOLE_KEYS));
-        for (var i = 0u; i < 16u; i += 1u) {
-            let row = out_row0 + 4u * ty + i % 4u;
-            let key = out_key0 + 4u * tx + i / 4u;
-            if (row < rows && key < keys) {
-                let bits = select(bitcast<u32>(acc[i / 4u][i % 4u]), NAN_BITS, poisoned);
-                write_bias(first + row * params.out.w + key * params.out_column, bits);
+        for (var i = 0u; i < params.four; i += 1u) {
+            let key = out_key0 + 4u * tx + i;
+            var column = acc[0];
+            acc = turn(acc);
+            for (var r = 0u; r < params.four; r += 1u) {
+                let row = out_row0 + 4u * ty + r;
+                if (row < rows && key < keys) {
+                    write_bias(first + row * params.out.w + key * params.out_column, select(bitcast<u32>(column.x), NAN_BITS, poisoned));
+                }
+                column = column.yzww;
             }
         }
     }

@@ -64,7 +64,7 @@ struct Params {
     at_active: u32,
     at_rows: u32,
     row_stride: u32,  // rows of one head
-    row_words: u32,
+    four: u32,  // 4. Loops that count to it are not unrolled, and the shaders compile in seconds, not minutes
     at_alibi: u32,
     at_sinks: u32,
     at_w: u32,
@@ -75,6 +75,10 @@ struct Params {
     at_any: u32,
     bias_column: u32,  // stride from key to key
     out_column: u32,
+    chunk: u32,     // keys of a part of a long cache; 0: not split
+    splits: u32,    // parts of the longest
+    out_kind: u32,  // element type of what the forward kernel writes
+    unused: u32,
     mask: vec4u,  // strides over sample, head, query and word
     any: vec4u,   // strides over sample, head, tile of queries and tile of keys
     bias: vec4u,
@@ -88,6 +92,12 @@ struct Params {
     row_scale: vec4u,
     out: vec4u,
     seed: vec4u,  // of dropout, where it is not in the plan
+}
+
+// Parts of a sample's keys under split decoding: they depend on its length alone. One unless it has more than two chunks.
+fn parts_of(length: i32) -> u32 {
+    let keys = u32(max(length, 0));
+    return select(1u, (keys + params.chunk - 1u) / max(params.chunk, 1u), params.chunk != 0u && keys > 2u * params.chunk);
 }
 
 fn has(flag: u32) -> bool { return (params.flags & flag) != 0u; }
@@ -151,8 +161,16 @@ fn tanh4(x: vec4f) -> vec4f {
 }
 fn ordered(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) <= 0x7f800000u; }
 
-// The bits of an f32 from those of an f16 or bf16 in the lower or upper half of a word.
+// Matrices whose columns a loop takes one after the other: the first in front, results behind. (An index would keep them in
+// memory, an unrolled loop would repeat its body.)
+fn push(m: mat4x4f, column: vec4f) -> mat4x4f { return mat4x4f(m[1], m[2], m[3], column); }
+fn turn(m: mat4x4f) -> mat4x4f { return mat4x4f(m[1], m[2], m[3], m[0]); }
+fn scale_rows(m: mat4x4f, by: vec4f) -> mat4x4f { return mat4x4f(by.x * m[0], by.y * m[1], by.z * m[2], by.w * m[3]); }
+
+// The word an element is in, and its bits as f32 from that word.
+fn word_of(kind: u32, index: u32) -> u32 { return select(index >> 1u, index, kind == F32); }
 fn widen(kind: u32, word: u32, index: u32) -> u32 {
+    if (kind == F32) { return word; }
     let half = (word >> (16u * (index & 1u))) & 0xffffu;
     if (kind != F16) { return half << 16u; }
     let sign = (half & 0x8000u) << 16u;

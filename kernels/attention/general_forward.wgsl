@@ -22,10 +22,7 @@
 @group(0) @binding(6) var<storage, read_write> lse: array<u32>;
 @group(0) @binding(7) var<uniform> params: Params;
 
-fn v_word(i: u32) -> f32 {
-    if (params.kind == F32) { return bitcast<f32>(v[i]); }
-    return bitcast<f32>(widen(params.kind, v[i >> 1u], i));
-}
+fn v_word(i: u32) -> f32 { return bitcast<f32>(widen(params.kind, v[word_of(params.kind, i)], i)); }
 fn v4(it: Item, key: u32, d: u32) -> vec4f {
     var four = vec4f(0.0);
     if (key >= it.end) { return four; }
@@ -36,17 +33,33 @@ fn v4(it: Item, key: u32, d: u32) -> vec4f {
     if (d + 3u < params.value_dim) { four.w = v_word(at + 3u); }
     return four;
 }
-fn scale_rows(m: mat4x4f, by: vec4f) -> mat4x4f { return mat4x4f(by.x * m[0], by.y * m[1], by.z * m[2], by.w * m[3]); }
 fn row_scales(it: Item, row: u32) -> vec4f {
     let last = max(it.rows, 1u) - 1u;
     let at = vec4u(params.at_rows + it.line) + min(vec4u(row) + vec4u(0u, 1u, 2u, 3u), vec4u(last));
     return bitcast<vec4f>(vec4u(plan[at.x], plan[at.y], plan[at.z], plan[at.w]));
 }
 fn write_lse(to: u32, rows: u32, bits: vec4u) {
-    if (rows > 0u) { lse[to] = bits.x; }
-    if (rows > 1u) { lse[to + params.lse.w] = bits.y; }
-    if (rows > 2u) { lse[to + 2u * params.lse.w] = bits.z; }
-    if (rows > 3u) { lse[to + 3u * params.lse.w] = bits.w; }
+    var four = bits;
+    for (var r = 0u; r < min(rows, params.four); r += 1u) {
+        lse[to + r * params.lse.w] = four.x;
+        four = four.yzww;
+    }
+}
+
+// Peak, sum and whether anything was seen, of four rows.
+fn write_part(part: u32, rows: u32, peak: vec4f, total: vec4f, saw: vec4u) {
+    var peaks = peak;
+    var totals = total;
+    var seen = saw;
+    for (var r = 0u; r < min(rows, params.four); r += 1u) {
+        let to = 3u * (part + r);
+        lse[to] = bitcast<u32>(peaks.x);
+        lse[to + 1u] = bitcast<u32>(totals.x);
+        lse[to + 2u] = seen.x;
+        peaks = peaks.yzww;
+        totals = totals.yzww;
+        seen = seen.yzww;
+    }
 }
 
 @compute @workgroup_size(64)
@@ -57,7 +70,7 @@ fn main(
 ) {
     let ty = thread / 8u;  // queries 4·ty ..
     let tx = thread % 8u;  // keys 4·tx .., columns 4·(tx + 8·c) ..
-    let parts = params.tiles * params.blocks;
+    let parts = params.tiles * params.blocks * params.splits;
     let work = plan[0] * parts;
     for (var w = group.x; w < work; w += groups.x) {
         let pair = plan[params.at_order + w / parts];
@@ -65,19 +78,25 @@ fn main(
         let b = pair / params.q_heads;
         let h = pair % params.q_heads;
         // Last tile first: under a causal mask it is the longest.
-        let row0 = (params.tiles - 1u - w % parts / params.blocks) * LINES;
-        let column0 = w % params.blocks * params.width;
+        let row0 = (params.tiles - 1u - w % parts / (params.blocks * params.splits)) * LINES;
+        let column0 = w / params.splits % params.blocks * params.width;
+        let split = w % params.splits;
         let sequence = sample(b);
         let it = item(sequence, b, h, true);
         if (row0 >= it.rows) { continue; }
         let row = row0 + 4u * ty;
         let widths = used_widths(params.value_dim - column0);
         let staged = LINES / widths;
-        let range = key_range(it, row0);
+        var range = key_range(it, row0);
+        let own_parts = parts_of(sequence.length);
+        if (split >= own_parts) { continue; }
+        if (own_parts > 1u) {
+            range = vec2u(max(range.x, split * params.chunk), min(range.y, (split + 1u) * params.chunk));
+        }
 
         var peak = vec4f(SENTINEL);
         var total = vec4f(0.0);
-        if (has(HAS_SINKS)) {
+        if (has(HAS_SINKS) && split == 0u) {
             // The sink weighs e^0 until a score is higher; one thread of the row counts it.
             peak = max(peak, vec4f(bitcast<f32>(plan[params.at_sinks + h])));
             total = vec4f(select(0.0, 1.0, tx == 0u));
@@ -94,28 +113,23 @@ fn main(
             var s = mat4x4f();
             var t = mat4x4f();
             score_tile(it, row0, key0, thread, &s, &t);
-            let z = capped(params.scale * raw_scores(s, t));
-            var bits = sight(it, row, key0) & vec4u(0xfu << (4u * tx));
-            let key = key0 + 4u * tx;
-            let z0 = biased(it, row, key, 4u * tx, z[0], &bits);
-            let z1 = biased(it, row, key + 1u, 4u * tx + 1u, z[1], &bits);
-            let z2 = biased(it, row, key + 2u, 4u * tx + 2u, z[2], &bits);
-            let z3 = biased(it, row, key + 3u, 4u * tx + 3u, z[3], &bits);
-            let sees0 = bits_at(bits, 4u * tx);
-            let sees1 = bits_at(bits, 4u * tx + 1u);
-            let sees2 = bits_at(bits, 4u * tx + 2u);
-            let sees3 = bits_at(bits, 4u * tx + 3u);
-            let s0 = select(vec4f(SENTINEL), z0, sees0);
-            let s1 = select(vec4f(SENTINEL), z1, sees1);
-            let s2 = select(vec4f(SENTINEL), z2, sees2);
-            let s3 = select(vec4f(SENTINEL), z3, sees3);
-            met |= bits;
-            var kept = bits;
-            if (has(HAS_DROPOUT)) {
-                kept &= as_bits(kept4(it, row, key), 4u * tx) | as_bits(kept4(it, row, key + 1u), 4u * tx + 1u)
-                    | as_bits(kept4(it, row, key + 2u), 4u * tx + 2u) | as_bits(kept4(it, row, key + 3u), 4u * tx + 3u);
+            var z = params.scale * raw_scores(s, t);
+            let bit = 4u * tx;
+            var bits = sight(it, row, key0) & vec4u(0xfu << bit);
+            var kept = vec4u(0u);
+            for (var i = 0u; i < params.four; i += 1u) {
+                var column = z[0];
+                if (has(HAS_SOFTCAP)) { column = cap4(column); }
+                column = biased(it, row, key0 + bit + i, bit + i, column, &bits);
+                // A hidden score lies below every other.
+                z = push(z, select(vec4f(SENTINEL), column, bits_at(bits, bit + i)));
+                var keeps = vec4<bool>(true);
+                if (has(HAS_DROPOUT)) { keeps = kept4(it, row, key0 + bit + i); }
+                kept |= as_bits(keeps, bit + i);
             }
-            partial[thread] = max(max(s0, s1), max(s2, s3));
+            kept &= bits;
+            met |= bits;
+            partial[thread] = max(max(z[0], z[1]), max(z[2], z[3]));
             words[thread] = kept;
             workgroupBarrier();
             var new_peak = peak;
@@ -123,22 +137,21 @@ fn main(
             let sees = line_bits(ty);
             let shrink = exp4(peak - new_peak);
             peak = new_peak;
-            let zero = vec4f(0.0);
-            let p0 = select(zero, exp4(s0 - peak), sees0);
-            let p1 = select(zero, exp4(s1 - peak), sees1);
-            let p2 = select(zero, exp4(s2 - peak), sees2);
-            let p3 = select(zero, exp4(s3 - peak), sees3);
-            total = total * shrink + ((p0 + p1) + (p2 + p3));
+            total = total * shrink;
+            var p = mat4x4f();
+            for (var i = 0u; i < params.four; i += 1u) {
+                let column = select(vec4f(0.0), exp4(z[0] - peak), bits_at(bits, bit + i));
+                total += column;
+                p = push(p, select(vec4f(0.0), column, bits_at(kept, bit + i)));
+                z = turn(z);
+            }
+            store_weights(bit * PITCH + ty, PITCH, p);
             acc0 = scale_rows(acc0, shrink);
             if (widths > 1u) { acc1 = scale_rows(acc1, shrink); }
             if (widths > 2u) {
                 acc2 = scale_rows(acc2, shrink);
                 acc3 = scale_rows(acc3, shrink);
             }
-            store_weights(4u * tx * PITCH + ty, PITCH, mat4x4f(select(zero, p0, bits_at(kept, 4u * tx)),
-                select(zero, p1, bits_at(kept, 4u * tx + 1u)), select(zero, p2, bits_at(kept, 4u * tx + 2u)),
-                select(zero, p3, bits_at(kept, 4u * tx + 3u))));
-
             let count = min(LINES, range.y - key0);
             for (var j0 = 0u; j0 < count; j0 += staged) {
                 // Sync: the scores, or the v before, are still read from the tile.
@@ -158,6 +171,15 @@ fn main(
         workgroupBarrier();
         total = line_sum(ty);
         let saw = line_bits(ty);
+        let rows = it.rows - min(row, it.rows);
+        if (params.chunk != 0u) {
+            // Left as they are for attention_general_combine: sums of this part, and what they are relative to.
+            let part = (pair * params.splits + split) * params.q_len + row;
+            if (tx == 0u && column0 == 0u) { write_part(part, rows, peak, total, saw); }
+            write_rows(part * params.value_dim, params.value_dim, rows, column0, params.value_dim, widths, tx, vec4<bool>(false),
+                false, acc0, acc1, acc2, acc3);
+            continue;
+        }
         // One Newton step: WGSL promises log only to 2⁻²¹.
         let rough = log(total);
         let log_total = rough + (total * exp4(-rough) - 1.0);
@@ -170,11 +192,11 @@ fn main(
         if (tx == 0u && column0 == 0u) {
             let nothing = empty & vec4<bool>(!has(HAS_SINKS));
             let bits = select(bitcast<vec4u>(log_sum), vec4u(NEGATIVE_INFINITY_BITS), nothing);
-            write_lse(base(params.lse, b, h) + line_number * params.lse.w, it.rows - min(row, it.rows),
+            write_lse(base(params.lse, b, h) + line_number * params.lse.w, rows,
                 select(bits, vec4u(NAN_BITS), vec4<bool>(poisoned)));
         }
         let to = base(params.o, b, h) + line_number * params.o.w;
-        write_rows(to, params.o.w, it.rows - min(row, it.rows), column0, params.value_dim, tx, empty, poisoned,
+        write_rows(to, params.o.w, rows, column0, params.value_dim, widths, tx, empty, poisoned,
             scale_rows(acc0, factor), scale_rows(acc1, factor), scale_rows(acc2, factor), scale_rows(acc3, factor));
     }
 }

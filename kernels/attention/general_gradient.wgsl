@@ -1,13 +1,7 @@
 // From a tile's scores to the derivatives by them, for the general backward kernels. Uses their bindings v and grad_o.
 
-fn v_word(i: u32) -> f32 {
-    if (params.kind == F32) { return bitcast<f32>(v[i]); }
-    return bitcast<f32>(widen(params.kind, v[i >> 1u], i));
-}
-fn grad_word(i: u32) -> f32 {
-    if (params.kind == F32) { return bitcast<f32>(grad_o[i]); }
-    return bitcast<f32>(widen(params.kind, grad_o[i >> 1u], i));
-}
+fn v_word(i: u32) -> f32 { return bitcast<f32>(widen(params.kind, v[word_of(params.kind, i)], i)); }
+fn grad_word(i: u32) -> f32 { return bitcast<f32>(widen(params.kind, grad_o[word_of(params.kind, i)], i)); }
 fn v_at(it: Item, key: u32, d: u32) -> f32 {
     if (key < it.end && d < params.value_dim) { return v_word(it.v + key * params.v.w + d); }
     return 0.0;
@@ -44,14 +38,15 @@ fn gradient_tile(it: Item, start: u32, row0: u32, key0: u32, thread: u32) -> mat
 
 // lse, delta and row scale of the queries row .. row + 3, as attention_general_rows left them.
 struct Lines { lse: vec4f, delta: vec4f, factor: vec4f }
-fn line_values(it: Item, row: u32, which: u32) -> vec4f {
-    let last = max(it.rows, 1u) - 1u;
-    let at = vec4u(params.at_rows + 4u * it.line + which)
-        + 4u * min(vec4u(row) + vec4u(0u, 1u, 2u, 3u), vec4u(last));
-    return bitcast<vec4f>(vec4u(plan[at.x], plan[at.y], plan[at.z], plan[at.w]));
-}
 fn lines_of(it: Item, row: u32) -> Lines {
-    return Lines(line_values(it, row, 0u), line_values(it, row, 1u), line_values(it, row, 2u));
+    var lines = Lines(vec4f(0.0), vec4f(0.0), vec4f(0.0));
+    for (var r = 0u; r < params.four; r += 1u) {
+        let at = params.at_rows + 4u * (it.line + min(row + r, max(it.rows, 1u) - 1u));
+        lines.lse = vec4f(lines.lse.yzw, bitcast<f32>(plan[at]));
+        lines.delta = vec4f(lines.delta.yzw, bitcast<f32>(plan[at + 1u]));
+        lines.factor = vec4f(lines.factor.yzw, bitcast<f32>(plan[at + 2u]));
+    }
+    return lines;
 }
 
 // What a hidden pair contributes is selected away: its values may be NaN.
@@ -70,40 +65,39 @@ struct Slopes {
     kept: vec4u,
 }
 
-fn weight4(it: Item, row: u32, key: u32, bit: u32, z: vec4f, lse: vec4f, bits: ptr<function, vec4u>) -> vec4f {
-    return exp4(biased(it, row, key, bit, z, bits) - lse);
-}
-fn uncapped4(z: vec4f) -> vec4f {
-    let share = z / params.softcap;
-    return 1.0 - share * share;
-}
-
 fn slopes(it: Item, s: mat4x4f, t: mat4x4f, g: mat4x4f, row: u32, key0: u32, tx: u32, lines: Lines) -> Slopes {
     let bit = 4u * tx;
-    let key = key0 + bit;
-    let z = capped(params.scale * raw_scores(s, t));
+    let zero = vec4f(0.0);
+    var z = params.scale * raw_scores(s, t);
+    var g_left = g;
+    var all = Slopes(mat4x4f(), mat4x4f(), mat4x4f(), mat4x4f(), vec4u(0u), vec4u(0u));
     var bits = sight(it, row, key0) & vec4u(0xfu << bit);
-    var p = mat4x4f(weight4(it, row, key, bit, z[0], lines.lse, &bits), weight4(it, row, key + 1u, bit + 1u, z[1], lines.lse, &bits),
-        weight4(it, row, key + 2u, bit + 2u, z[2], lines.lse, &bits), weight4(it, row, key + 3u, bit + 3u, z[3], lines.lse, &bits));
-    p = chosen(p, bits, bit);
-    var kept = bits;
-    var g_kept = g;
-    if (has(HAS_DROPOUT)) {
-        kept &= as_bits(kept4(it, row, key), bit) | as_bits(kept4(it, row, key + 1u), bit + 1u)
-            | as_bits(kept4(it, row, key + 2u), bit + 2u) | as_bits(kept4(it, row, key + 3u), bit + 3u);
-        g_kept = chosen(params.keep * g, kept, bit);
+    for (var i = 0u; i < params.four; i += 1u) {
+        let key = key0 + bit + i;
+        var score = z[0];
+        var slope = vec4f(1.0);
+        if (has(HAS_SOFTCAP)) {
+            score = cap4(score);
+            let share = score / params.softcap;
+            slope = 1.0 - share * share;
+        }
+        score = biased(it, row, key, bit + i, score, &bits);
+        let sees = bits_at(bits, bit + i);
+        let p = select(zero, exp4(score - lines.lse), sees);
+        var keeps = sees;
+        if (has(HAS_DROPOUT)) { keeps = keeps & kept4(it, row, key); }
+        let g_kept = select(zero, params.keep * g_left[0], keeps);
+        let dz = select(zero, p * (lines.factor * g_kept - lines.delta), sees);
+        all.p = push(all.p, select(zero, params.keep * p, keeps));
+        all.pg = push(all.pg, select(zero, p * g_kept, keeps));
+        all.dz = push(all.dz, dz);
+        all.ds = push(all.ds, select(zero, dz * slope, sees));
+        all.kept |= as_bits(keeps, bit + i);
+        z = turn(z);
+        g_left = turn(g_left);
     }
-    let f = lines.factor;
-    let d = lines.delta;
-    let dz = chosen(mat4x4f(p[0] * (f * g_kept[0] - d), p[1] * (f * g_kept[1] - d), p[2] * (f * g_kept[2] - d),
-        p[3] * (f * g_kept[3] - d)), bits, bit);
-    var ds = dz;
-    if (has(HAS_SOFTCAP)) {
-        ds = chosen(mat4x4f(dz[0] * uncapped4(z[0]), dz[1] * uncapped4(z[1]), dz[2] * uncapped4(z[2]), dz[3] * uncapped4(z[3])),
-            bits, bit);
-    }
-    let pg = chosen(mat4x4f(p[0] * g_kept[0], p[1] * g_kept[1], p[2] * g_kept[2], p[3] * g_kept[3]), kept, bit);
-    return Slopes(chosen(params.keep * p, kept, bit), pg, dz, ds, bits, kept);
+    all.bits = bits;
+    return all;
 }
 
 // Factors of k_j in dq_i and of q_i in dk_j; a fidelity has a second one, of the vector turned by i.
@@ -138,7 +132,6 @@ fn store_turned(at: u32, step: u32, m: mat4x4f) {
     turned[at + 3u * step] = m[3];
 }
 fn scale_columns(m: mat4x4f, by: vec4f) -> mat4x4f { return mat4x4f(m[0] * by, m[1] * by, m[2] * by, m[3] * by); }
-fn scale_rows(m: mat4x4f, by: vec4f) -> mat4x4f { return mat4x4f(by.x * m[0], by.y * m[1], by.z * m[2], by.w * m[3]); }
 fn column_sums(m: mat4x4f) -> vec4f {
     let one = vec4f(1.0);
     return vec4f(dot(m[0], one), dot(m[1], one), dot(m[2], one), dot(m[3], one));
@@ -168,15 +161,17 @@ fn accumulate_additive(
     slope: ptr<function, mat4x4f>, value: ptr<function, mat4x4f>, own: mat4x4f, first: u32, stop: u32, sees: vec4u, ty: u32, tx: u32,
 ) {
     for (var j = 0u; j < stop; j += 1u) {
-        let p = weights[(first + j) * PITCH + ty];
+        var p = weights[(first + j) * PITCH + ty];
         let other = tile[j * 8u + tx];
-        let lines = bits_at(sees, first + j);
-        let zero = vec4f(0.0);
-        let a = select(zero, tanh4(own[0] + other), lines.x);
-        let b = select(zero, tanh4(own[1] + other), lines.y);
-        let c = select(zero, tanh4(own[2] + other), lines.z);
-        let d = select(zero, tanh4(own[3] + other), lines.w);
-        *slope += mat4x4f(p.x * (1.0 - a * a), p.y * (1.0 - b * b), p.z * (1.0 - c * c), p.w * (1.0 - d * d));
-        *value += mat4x4f(p.x * a, p.y * b, p.z * c, p.w * d);
+        var lines = bits_at(sees, first + j);
+        var own_left = own;
+        for (var r = 0u; r < params.four; r += 1u) {
+            let bent = select(vec4f(0.0), tanh4(own_left[0] + other), lines.x);
+            *slope = push(*slope, (*slope)[0] + p.x * (1.0 - bent * bent));
+            *value = push(*value, (*value)[0] + p.x * bent);
+            own_left = turn(own_left);
+            p = p.yzww;
+            lines = lines.yzww;
+        }
     }
 }

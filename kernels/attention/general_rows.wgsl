@@ -16,14 +16,8 @@
 @group(0) @binding(5) var<storage, read_write> plan: array<u32>;
 @group(0) @binding(6) var<uniform> params: Params;
 
-fn o_word(i: u32) -> f32 {
-    if (params.kind == F32) { return bitcast<f32>(o[i]); }
-    return bitcast<f32>(widen(params.kind, o[i >> 1u], i));
-}
-fn grad_word(i: u32) -> f32 {
-    if (params.kind == F32) { return bitcast<f32>(grad_o[i]); }
-    return bitcast<f32>(widen(params.kind, grad_o[i >> 1u], i));
-}
+fn o_word(i: u32) -> f32 { return bitcast<f32>(widen(params.kind, o[word_of(params.kind, i)], i)); }
+fn grad_word(i: u32) -> f32 { return bitcast<f32>(widen(params.kind, grad_o[word_of(params.kind, i)], i)); }
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {

@@ -34,14 +34,8 @@ fn item(s: Sample, b: u32, h: u32, sees: bool) -> Item {
         s.line + h * params.row_stride, params.at_table + b * params.pages);
 }
 
-fn q_word(i: u32) -> f32 {
-    if (params.kind == F32) { return bitcast<f32>(q[i]); }
-    return bitcast<f32>(widen(params.kind, q[i >> 1u], i));
-}
-fn k_word(i: u32) -> f32 {
-    if (params.kind == F32) { return bitcast<f32>(k[i]); }
-    return bitcast<f32>(widen(params.kind, k[i >> 1u], i));
-}
+fn q_word(i: u32) -> f32 { return bitcast<f32>(widen(params.kind, q[word_of(params.kind, i)], i)); }
+fn k_word(i: u32) -> f32 { return bitcast<f32>(widen(params.kind, k[word_of(params.kind, i)], i)); }
 fn q_at(it: Item, row: u32, d: u32) -> f32 {
     if (row < it.rows && d < params.head_dim) { return q_word(it.q + row * params.q.w + d); }
     return 0.0;
@@ -164,8 +158,11 @@ fn score_tile(it: Item, row0: u32, key0: u32, thread: u32, s: ptr<function, mat4
                 let queries = tile[d * PITCH + ty];
                 let keys = tile[HALF + d * PITCH + tx];
                 let w = w_at(it.h, d0 + d);
-                *s += w * mat4x4f(tanh4(queries + vec4f(keys.x)), tanh4(queries + vec4f(keys.y)),
-                    tanh4(queries + vec4f(keys.z)), tanh4(queries + vec4f(keys.w)));
+                var four_keys = keys;
+                for (var i = 0u; i < params.four; i += 1u) {
+                    *s = push(*s, (*s)[0] + w * tanh4(queries + vec4f(four_keys.x)));
+                    four_keys = four_keys.yzww;
+                }
             }
         }
     }
@@ -190,23 +187,20 @@ fn raw_scores(s: mat4x4f, t: mat4x4f) -> mat4x4f {
 }
 
 fn cap4(z: vec4f) -> vec4f { return params.softcap * tanh4(z / params.softcap); }
-fn capped(z: mat4x4f) -> mat4x4f {
-    if (!has(HAS_SOFTCAP)) { return z; }
-    return mat4x4f(cap4(z[0]), cap4(z[1]), cap4(z[2]), cap4(z[3]));
-}
 
-fn bias_word(i: u32) -> u32 {
-    if (params.bias_kind == F32) { return bias[i]; }
-    return widen(params.bias_kind, bias[i >> 1u], i);
-}
+fn bias_word(i: u32) -> u32 { return widen(params.bias_kind, bias[word_of(params.bias_kind, i)], i); }
 // Bits of the bias of four queries and one key; 0 where it is not looked at.
 fn bias4(it: Item, row: u32, key: u32, looked_at: vec4<bool>) -> vec4u {
-    let at = base(params.bias, it.b, it.h) + key * params.bias_column;
+    var at = base(params.bias, it.b, it.h) + row * params.bias.w + key * params.bias_column;
     var bits = vec4u(0u);
-    if (looked_at.x) { bits.x = bias_word(at + row * params.bias.w); }
-    if (looked_at.y) { bits.y = bias_word(at + (row + 1u) * params.bias.w); }
-    if (looked_at.z) { bits.z = bias_word(at + (row + 2u) * params.bias.w); }
-    if (looked_at.w) { bits.w = bias_word(at + (row + 3u) * params.bias.w); }
+    var looks = looked_at;
+    for (var i = 0u; i < params.four; i += 1u) {
+        var word = 0u;
+        if (looks.x) { word = bias_word(at); }
+        bits = vec4u(bits.yzw, word);
+        looks = looks.yzww;
+        at += params.bias.w;
+    }
     return bits;
 }
 
@@ -215,7 +209,7 @@ fn distance4(it: Item, row: u32, key: u32) -> vec4f {
     return vec4f(abs(vec4i(it.first + i32(row)) + vec4i(0, 1, 2, 3) - vec4i(i32(key))));
 }
 
-// Adds bias and ALiBi to the four scores of key 4·tx + `column`, and takes from `bits` what a bias of −∞ hides.
+// Adds bias and ALiBi to the scores of four queries and one key, and takes from `bits` what a bias of −∞ hides.
 fn biased(it: Item, row: u32, key: u32, bit: u32, z: vec4f, bits: ptr<function, vec4u>) -> vec4f {
     var sum = z;
     if (has(HAS_BIAS)) {
@@ -235,7 +229,7 @@ fn kept4(it: Item, row: u32, key: u32) -> vec4<bool> {
     if (at != INVALID) { stream = vec4u(plan[at], plan[at + 1u], plan[at + 2u], plan[at + 3u]); }
     let line = (it.b * params.q_heads + it.h) * params.q_len + row;
     var words = vec4u(0u);
-    for (var i = 0u; i < 4u; i += 1u) {
+    for (var i = 0u; i < params.four; i += 1u) {
         var index = product_words(line + i, params.kv_slots);
         let low = index.x + key;
         index = vec2u(low, index.y + select(0u, 1u, low < key));

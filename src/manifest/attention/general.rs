@@ -8,7 +8,7 @@ macro_rules! kernels {
 }
 
 /// Bytes of `Params` in general_common.wgsl.
-const PARAMS: usize = 368;
+const PARAMS: usize = 384;
 /// Bytes of a tile of 2 × 16 lines of nine vec4; a tile of weights has the same size.
 const TILE: u32 = 2 * 16 * 9 * 16;
 /// Bytes of a vec4 for each invocation.
@@ -93,6 +93,15 @@ pub(crate) static FORWARD: WgslKernel = row(
     ],
     PARAMS,
     2 * TILE + 2 * REDUCTION,
+);
+
+pub(crate) static COMBINE: WgslKernel = row(
+    "attention_general_combine",
+    "attention/general_combine.wgsl",
+    kernels!("attention/general_common.wgsl", "attention/general_output.wgsl", "attention/general_combine.wgsl"),
+    &[("parts", Read), ("stats", Read), ("plan", Read), ("out", ReadWrite), ("lse", ReadWrite)],
+    PARAMS,
+    0,
 );
 
 pub(crate) static ROWS: WgslKernel = row(
@@ -206,4 +215,4 @@ pub(crate) static SCATTER: WgslKernel = row(
 
 /// Every row of this module.
 pub(crate) static WGSL: &[&WgslKernel] =
-    &[&PACK, &PACK_MASK, &PLAN, &FORWARD, &ROWS, &BACKWARD_Q, &BACKWARD_KV, &BIAS, &SUM, &SCATTER];
+    &[&PACK, &PACK_MASK, &PLAN, &FORWARD, &COMBINE, &ROWS, &BACKWARD_Q, &BACKWARD_KV, &BIAS, &SUM, &SCATTER];
