@@ -148,7 +148,6 @@ pub(crate) static WGSL_BACKWARD_KV: [WgslKernel; 3] = [
     backward_kv("attention_backward_kv_128", &[("OUT", 4)]),
 ];
 
-/// The plain product in f32; `general` has the others.
 pub(super) static WGSL: &[&WgslKernel] = &[
     &WGSL_PLAN,
     &WGSL_BACKWARD_ROWS,
@@ -161,4 +160,15 @@ pub(super) static WGSL: &[&WgslKernel] = &[
     &WGSL_BACKWARD_KV[0],
     &WGSL_BACKWARD_KV[1],
     &WGSL_BACKWARD_KV[2],
+    &general::PACK,
+    &general::PACK_MASK,
+    &general::PLAN,
+    &general::FORWARD,
+    &general::COMBINE,
+    &general::ROWS,
+    &general::BACKWARD_Q,
+    &general::BACKWARD_KV,
+    &general::BIAS,
+    &general::SUM,
+    &general::SCATTER,
 ];

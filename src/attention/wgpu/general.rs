@@ -270,7 +270,10 @@ pub(super) fn is_split(problem: &Problem<'_>) -> bool {
 /// (parts of a row, rows of all parts) of a split pass.
 fn parts(problem: &Problem<'_>) -> (usize, usize) {
     let splits = problem.kv_slots.div_ceil(CHUNK);
-    (splits, problem.batch.saturating_mul(problem.q_heads).saturating_mul(splits).saturating_mul(problem.q_len))
+    (
+        splits,
+        problem.batch.saturating_mul(problem.q_heads).saturating_mul(splits).saturating_mul(problem.q_len),
+    )
 }
 
 /// Bytes of the plan, of the parts of a split forward pass, of the sums that a backward pass makes.
@@ -328,7 +331,8 @@ impl Places {
             Storage::Packed { .. } => (2 * (problem.batch + 1), 0),
             Storage::Paged { page_size, .. } => (0, problem.batch * (problem.kv_slots / page_size)),
         };
-        let seed = usize::from(matches!(&problem.dropout, Some(dropout) if matches!(dropout.seed, Seed::Device(_))));
+        let seed =
+            usize::from(matches!(&problem.dropout, Some(dropout) if matches!(dropout.seed, Seed::Device(_))));
         let mask = problem.mask.as_ref().map(MaskShape::of);
         Self {
             order,
@@ -406,7 +410,8 @@ pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Ba
     this.launch(&kernels::ROWS, &bindings, row_work.div_ceil(INVOCATIONS))?;
 
     let additive = matches!(problem.score, Score::Additive { .. });
-    let summed = [&gradients.dalibi, &gradients.dscale, &gradients.drow_scale].iter().any(|view| view.is_some());
+    let summed =
+        [&gradients.dalibi, &gradients.dscale, &gradients.drow_scale].iter().any(|view| view.is_some());
     let dq = gradients.dq.as_ref().map(|view| view.as_ref());
     let of_q = dq.is_some() || summed || gradients.dw.is_some();
     let sum_words = SUMS * this.lines + partials(problem);
@@ -532,8 +537,7 @@ impl<'a> Call<'a> {
             params.keep = (1.0 / (1.0 - dropout.p)) as f32;
             match &dropout.seed {
                 Seed::Host { seed, offset } => {
-                    params.seed =
-                        [*seed as u32, (seed >> 32) as u32, *offset as u32, (offset >> 32) as u32];
+                    params.seed = [*seed as u32, (seed >> 32) as u32, *offset as u32, (offset >> 32) as u32];
                 }
                 Seed::Device(_) => params.at_seed = self.places.seed as u32,
             }
@@ -576,7 +580,8 @@ impl<'a> Call<'a> {
     fn work(&mut self, pairs: usize, lines: usize, columns: usize, width: usize) -> Result<usize> {
         let (tiles, blocks) = (lines.div_ceil(TILE), columns.div_ceil(width));
         let items = pairs.saturating_mul(tiles).saturating_mul(blocks);
-        (self.params.tiles, self.params.blocks, self.params.width) = (tiles as u32, blocks as u32, width as u32);
+        (self.params.tiles, self.params.blocks, self.params.width) =
+            (tiles as u32, blocks as u32, width as u32);
         self.limited("tiles of one call", items, 1 << 31)
     }
 
@@ -846,7 +851,8 @@ impl<'a> Call<'a> {
     ) -> Result<()> {
         let layout = out.layout();
         self.limited("elements of one buffer", layout.end(), u32::MAX as usize)?;
-        let (rows, row) = if out.shape().len() == 2 { (layout.step(0), layout.step(1)) } else { (0, layout.step(0)) };
+        let (rows, row) =
+            if out.shape().len() == 2 { (layout.step(0), layout.step(1)) } else { (0, layout.step(0)) };
         // A list of heads steps by its first step, the weights by both.
         let (first, a, b) = (steps[0], steps[1], steps[2]);
         let (a, b) = if b == 0 { (0, a) } else { (a, b) };

@@ -81,7 +81,21 @@ impl Small {
         let (offset, masked) = (r.below(5) as i64 - 1, r.coin());
         let mask = masked.then(|| (0..batch * rows * keys).map(|_| u8::from(r.below(4) > 0) * 7).collect());
         Self {
-            kind, batch, heads, group, rows, keys, dim, width, softcap, window, offset, mask, bias_shape, has, inputs,
+            kind,
+            batch,
+            heads,
+            group,
+            rows,
+            keys,
+            dim,
+            width,
+            softcap,
+            window,
+            offset,
+            mask,
+            bias_shape,
+            has,
+            inputs,
         }
     }
 
@@ -111,7 +125,8 @@ impl Small {
     fn forward(&self) -> (Vec<f64>, Vec<f64>) {
         let (mut o, mut lse) = (Vec::new(), Vec::new());
         let [q, k, v, bias, sinks, alibi, w, _] = &self.inputs;
-        for (pair, i) in (0..self.batch * self.heads).flat_map(|pair| (0..self.rows).map(move |i| (pair, i))) {
+        for (pair, i) in (0..self.batch * self.heads).flat_map(|pair| (0..self.rows).map(move |i| (pair, i)))
+        {
             let (b, h) = (pair / self.heads, pair % self.heads);
             let kv = pair / self.group;
             let row = pair * self.rows + i;
@@ -124,9 +139,11 @@ impl Small {
                     z = cap * (z / cap).tanh();
                 }
                 if self.has[0] {
-                    let at = self.bias_shape.iter().zip([b, h, i, j]).fold(0, |at, (&size, index)| {
-                        at * size + if size > 1 { index } else { 0 }
-                    });
+                    let at = self
+                        .bias_shape
+                        .iter()
+                        .zip([b, h, i, j])
+                        .fold(0, |at, (&size, index)| at * size + if size > 1 { index } else { 0 });
                     z += bias[at];
                 }
                 if self.has[1] {
@@ -242,8 +259,7 @@ fn check_small(device: &Device, r: &mut Random, small: &Small, seed: u64) {
         o.iter().zip(&do_).map(|(o, g)| o * f64::from(*g)).sum::<f64>()
             + finite.map(|(lse, g)| lse * f64::from(*g)).sum::<f64>()
     };
-    let gradients =
-        [got.dq, got.dk, got.dv, got.dbias, got.dsinks, got.dalibi, got.dw, got.dscale];
+    let gradients = [got.dq, got.dk, got.dv, got.dbias, got.dsinks, got.dalibi, got.dw, got.dscale];
     for (n, name) in ["dq", "dk", "dv", "dbias", "dsinks", "dalibi", "dw", "dscale"].into_iter().enumerate() {
         if small.inputs[n].is_empty() {
             continue;
@@ -282,14 +298,20 @@ fn layouts_do_not_change_a_bit() {
     };
     let (cu_q, cu_k) = (sum(&rows), sum(&keys));
     let (all_q, all_k) = (rows.iter().sum::<usize>(), keys.iter().sum::<usize>());
-    let data = [r.values(hq * all_q * d), r.values(hk * all_k * d), r.values(hk * all_k * dv), r.values(hq * all_q * dv)];
+    let data = [
+        r.values(hq * all_q * d),
+        r.values(hk * all_k * d),
+        r.values(hk * all_k * dv),
+        r.values(hq * all_q * dv),
+    ];
     let shapes = [[1, hq, all_q, d], [1, hk, all_k, d], [1, hk, all_k, dv], [1, hq, all_q, dv]];
     let [q, k, v, grad_o] = std::array::from_fn(|i| tensor(&device, &data[i], &shapes[i]));
     let slopes = tensor(&device, &[0.1f32, 0.0, -0.2, 0.3], &[hq]);
     let base = AttentionOptions { causal: true, alibi: Some(slopes.view()), ..Default::default() };
     let packed = |cu_q: &[i64], cu_k: &[i64], parts: [&Tensor; 4]| {
         let (lists_q, lists_k) = (tensor(&device, cu_q, &[cu_q.len()]), tensor(&device, cu_k, &[cu_k.len()]));
-        let sequences = Sequences::Packed { cu_q: lists_q.view(), cu_k: lists_k.view(), max_q: 64, max_k: 65 };
+        let sequences =
+            Sequences::Packed { cu_q: lists_q.view(), cu_k: lists_k.view(), max_q: 64, max_k: 65 };
         let options = AttentionOptions { sequences, ..base.clone() };
         let [q, k, v, grad_o] = parts.map(Tensor::view);
         let out = attention_forward(&q, &k, &v, &options).unwrap();
@@ -308,18 +330,22 @@ fn layouts_do_not_change_a_bit() {
             tensor(&device, &values, &[1, heads, count, width])
         };
         let parts = [part(0), part(1), part(2), part(3)];
-        let alone = packed(
-            &[0, rows[b] as i64],
-            &[0, keys[b] as i64],
-            [&parts[0], &parts[1], &parts[2], &parts[3]],
-        );
+        let alone =
+            packed(&[0, rows[b] as i64], &[0, keys[b] as i64], [&parts[0], &parts[1], &parts[2], &parts[3]]);
         let lines = [(0, hq, dv), (0, hq, d), (1, hk, d), (1, hk, dv)];
         for (n, (of_keys, heads, width)) in lines.into_iter().enumerate() {
-            let (from, count, all) =
-                if of_keys == 1 { (cu_k[b] as usize, keys[b], all_k) } else { (cu_q[b] as usize, rows[b], all_q) };
+            let (from, count, all) = if of_keys == 1 {
+                (cu_k[b] as usize, keys[b], all_k)
+            } else {
+                (cu_q[b] as usize, rows[b], all_q)
+            };
             for h in 0..heads {
                 let inside = &whole[n][(h * all + from) * width..][..count * width];
-                assert_eq!(inside, &alone[n][h * count * width..][..count * width], "output {n}, sample {b}, head {h}");
+                assert_eq!(
+                    inside,
+                    &alone[n][h * count * width..][..count * width],
+                    "output {n}, sample {b}, head {h}"
+                );
             }
         }
     }
@@ -342,8 +368,10 @@ fn layouts_do_not_change_a_bit() {
     let lengths = tensor(&device, &lengths, &[2]);
     let table_tensor = tensor(&device, &table, &[2, slots]);
     let dense = AttentionOptions { kv_len: Some(lengths.view()), ..base.clone() };
-    let pages = AttentionOptions { sequences: Sequences::Paged { table: table_tensor.view() }, ..dense.clone() };
-    let (k_pool, v_pool) = (tensor(&device, &pool[0], &[9, hk, size, d]), tensor(&device, &pool[1], &[9, hk, size, dv]));
+    let pages =
+        AttentionOptions { sequences: Sequences::Paged { table: table_tensor.view() }, ..dense.clone() };
+    let (k_pool, v_pool) =
+        (tensor(&device, &pool[0], &[9, hk, size, d]), tensor(&device, &pool[1], &[9, hk, size, dv]));
     let (k_dense, v_dense) = (gather(&pool[0], d), gather(&pool[1], dv));
     let paged = attention_forward(&queries.view(), &k_pool.view(), &v_pool.view(), &pages).unwrap();
     let want = attention_forward(&queries.view(), &k_dense.view(), &v_dense.view(), &dense).unwrap();
@@ -404,7 +432,8 @@ fn a_split_cache_gives_the_rows_of_the_whole() {
             .collect();
         let q = tensor(&device, &queries, &[count, hq, q_rows, d]);
         let (k, v) = (part(&k, keys, slots), part(&v, keys, slots));
-        let (k, v) = (tensor(&device, &k, &[count, hk, slots, d]), tensor(&device, &v, &[count, hk, slots, d]));
+        let (k, v) =
+            (tensor(&device, &k, &[count, hk, slots, d]), tensor(&device, &v, &[count, hk, slots, d]));
         let lengths = tensor(&device, &lengths[from..from + count], &[count]);
         let cap = Some(30.0);
         let options = AttentionOptions { kv_len: Some(lengths.view()), softcap: cap, ..Default::default() };
@@ -414,7 +443,11 @@ fn a_split_cache_gives_the_rows_of_the_whole() {
     let size = hq * rows * d;
     for b in 0..batch {
         let slots = lengths[b] as usize;
-        assert_eq!(bits(&run(b, 1, slots, rows)), bits(&all)[b * size..][..size], "sample {b} alone, in a small cache");
+        assert_eq!(
+            bits(&run(b, 1, slots, rows)),
+            bits(&all)[b * size..][..size],
+            "sample {b} alone, in a small cache"
+        );
     }
     // Twenty queries are not split.
     let whole = run(0, batch, keys, 20).to_vec::<f32>().unwrap();

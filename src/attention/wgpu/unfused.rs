@@ -142,7 +142,8 @@ fn fused_is_faster_than_three_dispatches() {
     let device = Device(Kind::Wgpu(gpu.clone()));
     let long = std::env::var("GATEWARP_BENCH").is_ok();
     // The short form only checks that both compute the same; the long one (GATEWARP_BENCH=1) measures.
-    let cases: &[(usize, usize)] = if long { &[(512, 64), (1024, 64), (512, 128), (2048, 64)] } else { &[(96, 40)] };
+    let cases: &[(usize, usize)] =
+        if long { &[(512, 64), (1024, 64), (512, 128), (2048, 64)] } else { &[(96, 40)] };
     for &(rows, dim) in cases {
         let heads = 2;
         let shape = [1, heads, rows, dim];
@@ -158,7 +159,8 @@ fn fused_is_faster_than_three_dispatches() {
         let tensor = |data: &[f32]| Tensor::from_slice(&device, data, &shape).unwrap();
         let [q, k, v] = [1, 2, 3].map(|seed| tensor(&values(seed)));
         let o = tensor(&vec![0.0; heads * rows * dim]);
-        let scores = Tensor::from_slice(&device, &vec![0.0f32; heads * rows * rows], &[heads * rows * rows]).unwrap();
+        let scores =
+            Tensor::from_slice(&device, &vec![0.0f32; heads * rows * rows], &[heads * rows * rows]).unwrap();
         let options = AttentionOptions::default();
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..if long { 7 } else { 1 } {
@@ -179,7 +181,12 @@ fn fused_is_faster_than_three_dispatches() {
             times[times.len() / 2]
         });
         if long {
-            println!("S = {rows}, D = {dim}: fused {:.1} ms, three dispatches {:.1} ms, {:.2}×", 1e3 * fused, 1e3 * three, three / fused);
+            println!(
+                "S = {rows}, D = {dim}: fused {:.1} ms, three dispatches {:.1} ms, {:.2}×",
+                1e3 * fused,
+                1e3 * three,
+                three / fused
+            );
             assert!(fused < three, "S = {rows}, D = {dim}: fused {fused} s, three dispatches {three} s");
         }
     }

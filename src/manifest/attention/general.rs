@@ -98,7 +98,11 @@ pub(crate) static FORWARD: WgslKernel = row(
 pub(crate) static COMBINE: WgslKernel = row(
     "attention_general_combine",
     "attention/general_combine.wgsl",
-    kernels!("attention/general_common.wgsl", "attention/general_output.wgsl", "attention/general_combine.wgsl"),
+    kernels!(
+        "attention/general_common.wgsl",
+        "attention/general_output.wgsl",
+        "attention/general_combine.wgsl"
+    ),
     &[("parts", Read), ("stats", Read), ("plan", Read), ("out", ReadWrite), ("lse", ReadWrite)],
     PARAMS,
     0,
@@ -212,7 +216,3 @@ pub(crate) static SCATTER: WgslKernel = row(
     PARAMS,
     0,
 );
-
-/// Every row of this module.
-pub(crate) static WGSL: &[&WgslKernel] =
-    &[&PACK, &PACK_MASK, &PLAN, &FORWARD, &COMBINE, &ROWS, &BACKWARD_Q, &BACKWARD_KV, &BIAS, &SUM, &SCATTER];
