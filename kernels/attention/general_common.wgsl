@@ -167,6 +167,13 @@ fn push(m: mat4x4f, column: vec4f) -> mat4x4f { return mat4x4f(m[1], m[2], m[3],
 fn turn(m: mat4x4f) -> mat4x4f { return mat4x4f(m[1], m[2], m[3], m[0]); }
 fn scale_rows(m: mat4x4f, by: vec4f) -> mat4x4f { return mat4x4f(by.x * m[0], by.y * m[1], by.z * m[2], by.w * m[3]); }
 
+// What a hidden pair contributes is selected away: its values may be NaN.
+fn chosen(m: mat4x4f, bits: vec4u, first: u32) -> mat4x4f {
+    let zero = vec4f(0.0);
+    return mat4x4f(select(zero, m[0], bits_at(bits, first)), select(zero, m[1], bits_at(bits, first + 1u)),
+        select(zero, m[2], bits_at(bits, first + 2u)), select(zero, m[3], bits_at(bits, first + 3u)));
+}
+
 // The word an element is in, and its bits as f32 from that word.
 fn word_of(kind: u32, index: u32) -> u32 { return select(index >> 1u, index, kind == F32); }
 fn widen(kind: u32, word: u32, index: u32) -> u32 {

@@ -137,14 +137,14 @@ fn main(
             let sees = line_bits(ty);
             let shrink = exp4(peak - new_peak);
             peak = new_peak;
-            total = total * shrink;
             var p = mat4x4f();
             for (var i = 0u; i < params.four; i += 1u) {
-                let column = select(vec4f(0.0), exp4(z[0] - peak), bits_at(bits, bit + i));
-                total += column;
-                p = push(p, select(vec4f(0.0), column, bits_at(kept, bit + i)));
+                p = push(p, select(vec4f(0.0), exp4(z[0] - peak), bits_at(bits, bit + i)));
                 z = turn(z);
             }
+            // In the order of attention_forward, so that a call has its bits whichever kernel runs.
+            total = total * shrink + ((p[0] + p[1]) + (p[2] + p[3]));
+            if (has(HAS_DROPOUT)) { p = chosen(p, kept, bit); }
             store_weights(bit * PITCH + ty, PITCH, p);
             acc0 = scale_rows(acc0, shrink);
             if (widths > 1u) { acc1 = scale_rows(acc1, shrink); }

@@ -49,13 +49,6 @@ fn lines_of(it: Item, row: u32) -> Lines {
     return lines;
 }
 
-// What a hidden pair contributes is selected away: its values may be NaN.
-fn chosen(m: mat4x4f, bits: vec4u, first: u32) -> mat4x4f {
-    let zero = vec4f(0.0);
-    return mat4x4f(select(zero, m[0], bits_at(bits, first)), select(zero, m[1], bits_at(bits, first + 1u)),
-        select(zero, m[2], bits_at(bits, first + 2u)), select(zero, m[3], bits_at(bits, first + 3u)));
-}
-
 struct Slopes {
     p: mat4x4f,   // weights, with dropout
     pg: mat4x4f,  // weight · ⟨grad_o, v⟩

@@ -102,7 +102,14 @@ pub fn agree(device: &Device, case: &Case, data: &Data, dtype: DType, gradients:
         if name == "dw" && case.seed.is_multiple_of(2) {
             want = summed_over_heads(&want, p.head_dim);
         }
-        if p.score != Score::Additive && name == "dw" {
+        let is_absent = match name {
+            "dbias" => p.bias.is_none(),
+            "dsinks" => p.sinks.is_none(),
+            "dalibi" => p.alibi.is_none(),
+            "dw" => p.score != Score::Additive,
+            _ => false,
+        };
+        if is_absent {
             continue;
         }
         // Sums over a whole call of 16-bit inputs are kept in f32; their inputs' rounding is what the bound of terms is for.
