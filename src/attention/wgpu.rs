@@ -1,10 +1,14 @@
 //! Attention in WGSL: from a validated problem to launches.
 //!
-//! A call is a chain on one queue: `attention_plan` (lengths, positions and lists, checked, in one buffer), then the forward
+//! Here is the plain product in f32, to 128 columns, with causal masks, lengths and active heads; what asks for more goes to
+//! [`general`]. A call is a chain on one queue: `attention_plan` (lengths, positions and lists, checked, in one buffer), then the forward
 //! kernel; or `attention_backward_rows` and one kernel per gradient asked for.
 
-use super::features::Capabilities;
-use super::{Backward, Forward, Problem, problem::Offset};
+mod general;
+
+use super::features::{Capabilities, Feature};
+use super::problem::{MAX_DIM, Offset, Storage};
+use super::{AttentionGradientViews, Backward, Forward, Problem, Score};
 use crate::device::Backend;
 use crate::device::wgpu::{WgpuBuffer, WgpuDevice, Workspace};
 use crate::dtype::DType;
@@ -18,8 +22,31 @@ use crate::tensor::{Memory, TensorRef};
 use bytemuck::{Pod, Zeroable};
 
 /// What these kernels can do.
-pub(super) const CAPABILITIES: Capabilities =
-    Capabilities { backend: Backend::Wgpu, dtypes: &[DType::F32], dim: 128, features: &[] };
+pub(super) const CAPABILITIES: Capabilities = Capabilities {
+    backend: Backend::Wgpu,
+    dtypes: &[DType::F32, DType::F16, DType::BF16],
+    dim: MAX_DIM,
+    features: &[
+        Feature::Cosine,
+        Feature::ComplexDot,
+        Feature::Fidelity,
+        Feature::Gaussian,
+        Feature::Additive,
+        Feature::Softcap,
+        Feature::Window,
+        Feature::Mask,
+        Feature::Bias,
+        Feature::Alibi,
+        Feature::Sinks,
+        Feature::Dropout,
+        Feature::Packed,
+        Feature::Paged,
+        Feature::OptionGradients,
+    ],
+};
+
+/// Columns the plain kernels accumulate at most.
+const PLAIN_DIM: usize = 128;
 
 /// Queries, or keys, of a tile; `LINES` in common.wgsl.
 const TILE: usize = 32;
@@ -102,19 +129,39 @@ struct Call<'a> {
     kv_pairs: usize,
 }
 
-/// The plan.
-pub(super) fn forward_workspace(_: &WgpuDevice, problem: &Problem<'_>) -> Result<usize> {
-    let (batch, q_heads, kv_heads) = (problem.batch, problem.q_heads, problem.kv_heads);
-    Ok(4 * (2 + 2 * batch + 2 * batch * q_heads + batch * kv_heads))
+/// Whether the plain kernels do all a call asks for.
+fn is_plain(problem: &Problem<'_>, gradients: Option<&AttentionGradientViews<'_>>) -> bool {
+    let options = [
+        problem.softcap.is_some(),
+        problem.window.is_some(),
+        problem.mask.is_some(),
+        problem.bias.is_some(),
+        problem.alibi.is_some(),
+        problem.sinks.is_some(),
+        problem.dropout.is_some(),
+        gradients.is_some_and(AttentionGradientViews::wants_options),
+    ];
+    problem.dtype == DType::F32
+        && problem.head_dim.max(problem.value_dim) <= PLAIN_DIM
+        && matches!(problem.score, Score::Dot | Score::ComplexDot)
+        && matches!(problem.storage, Storage::Dense)
+        && !options.contains(&true)
 }
 
-/// The plan, and three words a query row.
-pub(super) fn backward_workspace(device: &WgpuDevice, problem: &Problem<'_>) -> Result<usize> {
-    let rows = problem.batch * problem.q_heads * problem.q_len;
-    Ok(forward_workspace(device, problem)? + 12 * rows)
+/// The plan, of which the plain kernels need the smaller part.
+pub(super) fn forward_workspace(_: &WgpuDevice, problem: &Problem<'_>) -> Result<usize> {
+    Ok(general::workspace(problem, general::forward_row_words(problem)))
+}
+
+/// The plan with what backward needs of each row, and sums.
+pub(super) fn backward_workspace(_: &WgpuDevice, problem: &Problem<'_>) -> Result<usize> {
+    Ok(general::workspace(problem, general::BACKWARD_ROW_WORDS))
 }
 
 pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
+    if !is_plain(problem, None) || general::is_split(problem) {
+        return general::forward(device, problem, call);
+    }
     let mut this = Call::new(device, problem)?;
     let (o, lse) = (call.o.as_ref(), call.lse.as_ref());
     this.params.o = this.view(o)?;
@@ -136,6 +183,9 @@ pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut For
 }
 
 pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Backward<'_>) -> Result<()> {
+    if !is_plain(problem, Some(&call.gradients)) {
+        return general::backward(device, problem, call);
+    }
     let mut this = Call::new(device, problem)?;
     let (saved, gradients) = (&call.saved, &call.gradients);
     let row_scale = problem.heads.as_ref().map(|heads| &heads.row_scale);
@@ -196,6 +246,15 @@ fn variant(width: usize) -> usize {
     }
 }
 
+/// `got` if it is at most `most`.
+fn limited(op: &'static str, what: &'static str, got: usize, most: usize) -> Result<usize> {
+    if got <= most {
+        return Ok(got);
+    }
+    let (limit, got) = (most.to_string(), got.to_string());
+    Err(Error::Unsupported { op, backend: Backend::Wgpu, what, limit, got })
+}
+
 /// The buffers under some views.
 fn buffers<'a, const N: usize>(views: [Option<&TensorRef<'a>>; N]) -> Result<[Option<&'a WgpuBuffer>; N]> {
     let mut found = [None; N];
@@ -240,13 +299,8 @@ impl<'a> Call<'a> {
         Ok(this)
     }
 
-    /// `got` if it is at most `most`.
     fn limited(&self, what: &'static str, got: usize, most: usize) -> Result<usize> {
-        if got <= most {
-            return Ok(got);
-        }
-        let (limit, got) = (most.to_string(), got.to_string());
-        Err(Error::Unsupported { op: self.problem.op, backend: Backend::Wgpu, what, limit, got })
+        limited(self.problem.op, what, got, most)
     }
 
     /// Work items of a launch: `each` for every pair. Half of u32, so that striding past the last does not wrap.
@@ -353,4 +407,8 @@ impl<'a> Call<'a> {
 }
 
 #[cfg(test)]
+mod general_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unfused;

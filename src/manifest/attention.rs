@@ -1,6 +1,7 @@
 //! Kernels of `attention`.
 
 pub(crate) mod cuda;
+pub(crate) mod general;
 
 use super::Access::{Read, ReadWrite};
 use super::WgslKernel;
@@ -159,4 +160,15 @@ pub(super) static WGSL: &[&WgslKernel] = &[
     &WGSL_BACKWARD_KV[0],
     &WGSL_BACKWARD_KV[1],
     &WGSL_BACKWARD_KV[2],
+    &general::PACK,
+    &general::PACK_MASK,
+    &general::PLAN,
+    &general::FORWARD,
+    &general::COMBINE,
+    &general::ROWS,
+    &general::BACKWARD_Q,
+    &general::BACKWARD_KV,
+    &general::BIAS,
+    &general::SUM,
+    &general::SCATTER,
 ];

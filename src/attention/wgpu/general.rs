@@ -1,0 +1,884 @@
+//! Every score, mask, layout and element type: from a validated problem to the launches of the general kernels.
+//!
+//! Everything small (lengths, slopes, sinks, weights, page tables, masks as bits, row scales, what backward needs of each row)
+//! is packed into one buffer, the plan, by kernels of its own, because a shader may bind eight buffers.
+
+use super::{INVOCATIONS, KIND_CONSTANT, KIND_NONE, TILE, buffer, buffers, limited};
+use crate::attention::problem::{Offset, Storage};
+use crate::attention::{Backward, Forward, Problem, Score, Seed, Window};
+use crate::device::wgpu::{WgpuBuffer, WgpuDevice, Workspace};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::ids::Ids;
+use crate::manifest::WgslKernel;
+use crate::manifest::attention::general as kernels;
+use crate::tensor::TensorRef;
+use bytemuck::{Pod, Zeroable};
+
+/// Columns of an output that one workgroup computes: of the additive score's gradients, and of every other.
+const ADDITIVE_COLUMNS: usize = 32;
+const COLUMNS: usize = 128;
+/// Words of the plan for each sample, and in front of them.
+const SAMPLE_WORDS: usize = 8;
+const COUNTS: usize = 2;
+/// Words of the plan for each query row in a backward pass, and of the sums.
+const ROW_WORDS: usize = 4;
+const SUMS: usize = 3;
+/// A cache longer than two chunks of keys is split when there are few queries, or else few workgroups would read it.
+const CHUNK: usize = 512;
+const DECODE_QUERIES: usize = 16;
+/// Words of each part of a row: peak, sum, whether it saw a key.
+const PART_WORDS: usize = 3;
+/// A place that is not there.
+const NOWHERE: u32 = u32::MAX;
+/// Sides of a window are cut to this: positions and keys are below 2³⁰.
+const FAR: i64 = (1 << 30) - 2;
+
+/// `Params` in general_common.wgsl.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    batch: u32,
+    q_heads: u32,
+    kv_heads: u32,
+    q_len: u32,
+    kv_slots: u32,
+    head_dim: u32,
+    value_dim: u32,
+    tiles: u32,
+    scale: f32,
+    flags: u32,
+    score: u32,
+    want: u32,
+    blocks: u32,
+    width: u32,
+    kind: u32,
+    bias_kind: u32,
+    softcap: f32,
+    keep: f32,
+    threshold: u32,
+    page_size: u32,
+    left: i32,
+    right: i32,
+    pages: u32,
+    at_table: u32,
+    at_order: u32,
+    at_kv_order: u32,
+    at_active: u32,
+    at_rows: u32,
+    row_stride: u32,
+    four: u32,
+    at_alibi: u32,
+    at_sinks: u32,
+    at_w: u32,
+    w_stride: u32,
+    at_seed: u32,
+    at_partials: u32,
+    at_mask: u32,
+    at_any: u32,
+    bias_column: u32,
+    out_column: u32,
+    chunk: u32,
+    splits: u32,
+    out_kind: u32,
+    unused: u32,
+    mask: [u32; 4],
+    any: [u32; 4],
+    bias: [u32; 4],
+    q: [u32; 4],
+    k: [u32; 4],
+    v: [u32; 4],
+    o: [u32; 4],
+    lse: [u32; 4],
+    grad_o: [u32; 4],
+    grad_lse: [u32; 4],
+    row_scale: [u32; 4],
+    out: [u32; 4],
+    seed: [u32; 4],
+}
+
+/// Bits of `Params::flags`.
+mod flag {
+    pub(super) const LEFT: u32 = 1;
+    pub(super) const RIGHT: u32 = 2;
+    pub(super) const SOFTCAP: u32 = 4;
+    pub(super) const MASK: u32 = 8;
+    pub(super) const BIAS: u32 = 16;
+    pub(super) const ALIBI: u32 = 32;
+    pub(super) const SINKS: u32 = 64;
+    pub(super) const DROPOUT: u32 = 128;
+    pub(super) const PAGES: u32 = 256;
+    pub(super) const ROW_SCALE: u32 = 512;
+    pub(super) const GRAD_LSE: u32 = 1024;
+}
+
+/// Values of `Params::want`, per kernel.
+mod want {
+    pub(super) const DQ: u32 = 1;
+    pub(super) const SUMS: u32 = 2;
+    pub(super) const DW: u32 = 4;
+    pub(super) const DV: u32 = 0;
+    pub(super) const DK: u32 = 1;
+}
+
+/// `Params` in general_plan.wgsl.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PlanParams {
+    batch: u32,
+    pairs: u32,
+    kv_pairs: u32,
+    q_heads: u32,
+    q_len: u32,
+    kv_slots: u32,
+    q_rows: u32,
+    kv_rows: u32,
+    has_heads: u32,
+    length_kind: u32,
+    length_first: u32,
+    length_step: u32,
+    offset_kind: u32,
+    offset_first: u32,
+    offset_step: u32,
+    offset: i32,
+    order: u32,
+    kv_order: u32,
+    counts: u32,
+    active_flags: u32,
+    at_order: u32,
+    at_kv_order: u32,
+    at_active: u32,
+    at_cu: u32,
+    at_table: u32,
+    pages_a_sample: u32,
+    pages: u32,
+    page_size: u32,
+}
+
+/// `Params` in general_pack.wgsl.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct PackParams {
+    shape: [u32; 3],
+    kind: u32,
+    source: [u32; 4],
+    to: u32,
+    unused: [u32; 3],
+}
+
+/// Values of `PackParams::kind` beside the kinds of integers.
+const ZEROS: u32 = 3;
+const WORDS: u32 = 4;
+
+/// `Params` in general_pack_mask.wgsl.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct MaskParams {
+    shape: [u32; 4],
+    strides: [u32; 4],
+    offset: u32,
+    words: u32,
+    lines: u32,
+    at_mask: u32,
+    at_any: u32,
+    tiles: u32,
+    unused: [u32; 2],
+}
+
+/// `Params` in general_sum.wgsl.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct SumParams {
+    shape: [u32; 4],
+    steps: [u32; 4],
+    out: [u32; 4],
+    outer: u32,
+    outer_step: u32,
+    inner: u32,
+    inner_step: u32,
+    factor: f32,
+    unused: [u32; 3],
+}
+
+/// Where the parts of the plan are, in words.
+#[derive(Clone, Copy)]
+struct Places {
+    order: usize,
+    kv_order: usize,
+    active: usize,
+    rows: usize,
+    alibi: usize,
+    sinks: usize,
+    w: usize,
+    seed: usize,
+    cu: usize,
+    table: usize,
+    mask: usize,
+    any: usize,
+    words: usize,
+}
+
+/// How a mask is packed: words of a line, tiles of lines.
+struct MaskShape {
+    shape: [usize; 4],
+    words: usize,
+    lines: usize,
+}
+
+impl MaskShape {
+    fn of(mask: &TensorRef<'_>) -> Self {
+        let shape: [usize; 4] = std::array::from_fn(|i| mask.shape()[i]);
+        Self { shape, words: shape[3].div_ceil(TILE), lines: shape[2].div_ceil(TILE) }
+    }
+    fn mask_words(&self) -> usize {
+        self.shape[0] * self.shape[1] * self.shape[2] * self.words
+    }
+    fn tiles(&self) -> usize {
+        self.shape[0] * self.shape[1] * self.lines * self.words
+    }
+    /// Strides of something stored `[shape 0, shape 1, lines, words]`, 0 where a dimension is repeated.
+    fn strides(&self, lines: usize) -> [u32; 4] {
+        let steps = [self.shape[1] * lines * self.words, lines * self.words, self.words, 1];
+        std::array::from_fn(|i| if self.shape[i] > 1 { steps[i] as u32 } else { 0 })
+    }
+}
+
+/// A sum over lists of rows: `count` terms `step` words apart.
+#[derive(Clone, Copy)]
+struct Terms {
+    count: usize,
+    step: usize,
+}
+
+/// A call on its device.
+struct Call<'a> {
+    device: &'a WgpuDevice,
+    problem: &'a Problem<'a>,
+    params: Params,
+    places: Places,
+    pairs: usize,
+    kv_pairs: usize,
+    /// Query rows in lists over all rows: `[batch, heads, q_len]`, or `[heads, rows]` when packed.
+    lines: usize,
+}
+
+/// Whether a forward pass splits the cache. A sample with no more than two chunks gets the same bits either way.
+pub(super) fn is_split(problem: &Problem<'_>) -> bool {
+    (1..=DECODE_QUERIES).contains(&problem.q_len) && problem.kv_slots > 2 * CHUNK
+}
+
+/// (parts of a row, rows of all parts) of a split pass.
+fn parts(problem: &Problem<'_>) -> (usize, usize) {
+    let splits = problem.kv_slots.div_ceil(CHUNK);
+    (
+        splits,
+        problem.batch.saturating_mul(problem.q_heads).saturating_mul(splits).saturating_mul(problem.q_len),
+    )
+}
+
+/// Bytes of the plan, of the parts of a split forward pass, of the sums that a backward pass makes.
+pub(super) fn workspace(problem: &Problem<'_>, row_words: usize) -> usize {
+    let (lines, words) = (lines(problem), Places::of(problem, row_words).words);
+    let beside = if row_words == ROW_WORDS {
+        SUMS * lines + partials(problem)
+    } else if is_split(problem) {
+        parts(problem).1.saturating_mul(problem.value_dim + PART_WORDS)
+    } else {
+        0
+    };
+    words.saturating_add(beside).saturating_mul(4)
+}
+
+/// Words of a query row in a forward pass: its row scale.
+pub(super) fn forward_row_words(problem: &Problem<'_>) -> usize {
+    usize::from(problem.heads.is_some())
+}
+
+pub(super) const BACKWARD_ROW_WORDS: usize = ROW_WORDS;
+
+fn lines(problem: &Problem<'_>) -> usize {
+    problem.lse_shape().iter().product()
+}
+
+/// Words of the additive weights' gradient, one list for each tile of queries.
+fn partials(problem: &Problem<'_>) -> usize {
+    match problem.score {
+        Score::Additive { .. } => {
+            problem.batch * problem.q_heads * problem.q_len.div_ceil(TILE) * problem.head_dim
+        }
+        _ => 0,
+    }
+}
+
+impl Places {
+    fn of(problem: &Problem<'_>, row_words: usize) -> Self {
+        let (pairs, kv_pairs) = (problem.batch * problem.q_heads, problem.batch * problem.kv_heads);
+        let mut words = COUNTS + SAMPLE_WORDS * problem.batch;
+        let mut place = |count: usize| {
+            words += count;
+            words - count
+        };
+        let (order, kv_order, active) = (place(pairs), place(kv_pairs), place(pairs));
+        let rows = place(row_words * lines(problem));
+        let heads = |there: bool| if there { problem.q_heads } else { 0 };
+        let (alibi, sinks) = (place(heads(problem.alibi.is_some())), place(heads(problem.sinks.is_some())));
+        let w = match &problem.score {
+            Score::Additive { w } => w.shape().iter().product(),
+            _ => 0,
+        };
+        let (cu, table) = match &problem.storage {
+            Storage::Dense => (0, 0),
+            Storage::Packed { .. } => (2 * (problem.batch + 1), 0),
+            Storage::Paged { page_size, .. } => (0, problem.batch * (problem.kv_slots / page_size)),
+        };
+        let seed =
+            usize::from(matches!(&problem.dropout, Some(dropout) if matches!(dropout.seed, Seed::Device(_))));
+        let mask = problem.mask.as_ref().map(MaskShape::of);
+        Self {
+            order,
+            kv_order,
+            active,
+            rows,
+            alibi,
+            sinks,
+            w: place(w),
+            seed: place(4 * seed),
+            cu: place(cu),
+            table: place(table),
+            mask: place(mask.as_ref().map_or(0, MaskShape::mask_words)),
+            any: place(mask.as_ref().map_or(0, MaskShape::tiles)),
+            words,
+        }
+    }
+}
+
+pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
+    let mut this = Call::new(device, problem, forward_row_words(problem))?;
+    let (o, lse) = (call.o.as_ref(), call.lse.as_ref());
+    this.params.o = this.view(o)?;
+    this.params.lse = this.view(lse)?;
+    let work = this.work(this.pairs, problem.q_len, problem.value_dim, COLUMNS)?;
+    let [q, k, v, bias] =
+        buffers([Some(&problem.q), Some(&problem.k), Some(&problem.v), problem.bias.as_ref()])?;
+    let [o, lse] = buffers([Some(o), Some(lse)])?;
+    let plan = this.plan()?;
+    if let Some(heads) = &problem.heads {
+        let [b, h, rows] = problem.lse_shape();
+        this.pack(&plan, &heads.row_scale, [b, h, rows], WORDS, this.places.rows)?;
+        this.params.flags |= flag::ROW_SCALE;
+    }
+    if !is_split(problem) {
+        return this.launch(&kernels::FORWARD, &[q, k, v, bias, plan.buffer(), o, lse], work);
+    }
+    let (splits, rows) = parts(problem);
+    let work = this.limited("tiles of one call", work.saturating_mul(splits), 1 << 31)?;
+    let words = this.limited("words of parts", rows.saturating_mul(problem.value_dim), 1 << 30)?;
+    let memory = device.workspace(4 * words)?;
+    let stats = device.workspace(4 * PART_WORDS * rows)?;
+    (this.params.chunk, this.params.splits) = (CHUNK as u32, splits as u32);
+    let out_kind = std::mem::take(&mut this.params.out_kind);
+    let bindings = [q, k, v, bias, plan.buffer(), memory.buffer(), stats.buffer()];
+    this.launch(&kernels::FORWARD, &bindings, work)?;
+    this.params.out_kind = out_kind;
+    let bindings = [memory.buffer(), stats.buffer(), plan.buffer(), o, lse];
+    this.launch(&kernels::COMBINE, &bindings, this.pairs * problem.q_len)
+}
+
+pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Backward<'_>) -> Result<()> {
+    let mut this = Call::new(device, problem, ROW_WORDS)?;
+    let (saved, gradients) = (&call.saved, &call.gradients);
+    let row_scale = problem.heads.as_ref().map(|heads| &heads.row_scale);
+    this.params.o = this.view(&saved.o)?;
+    this.params.lse = this.view(&saved.lse)?;
+    this.params.grad_o = this.view(&saved.grad_o)?;
+    if let Some(grad_lse) = &saved.grad_lse {
+        this.params.grad_lse = this.view(grad_lse)?;
+        this.params.flags |= flag::GRAD_LSE;
+    }
+    if let Some(row_scale) = row_scale {
+        this.params.row_scale = this.view(row_scale)?;
+        this.params.flags |= flag::ROW_SCALE;
+    }
+    let inputs = [Some(&problem.q), Some(&problem.k), Some(&problem.v), problem.bias.as_ref()];
+    let [q, k, v, bias] = buffers(inputs)?;
+    let [o, lse, grad_o] = buffers([Some(&saved.o), Some(&saved.lse), Some(&saved.grad_o)])?;
+    let [grad_lse, row_scale] = buffers([saved.grad_lse.as_ref(), row_scale])?;
+    let plan = this.plan()?;
+    this.clear(&plan, this.places.rows, ROW_WORDS * this.lines)?;
+    let row_work = this.limited("query rows", this.pairs.saturating_mul(problem.q_len), 1 << 31)?;
+    let bindings = [o, grad_o, lse, grad_lse, row_scale, plan.buffer()];
+    this.launch(&kernels::ROWS, &bindings, row_work.div_ceil(INVOCATIONS))?;
+
+    let additive = matches!(problem.score, Score::Additive { .. });
+    let summed =
+        [&gradients.dalibi, &gradients.dscale, &gradients.drow_scale].iter().any(|view| view.is_some());
+    let dq = gradients.dq.as_ref().map(|view| view.as_ref());
+    let of_q = dq.is_some() || summed || gradients.dw.is_some();
+    let sum_words = SUMS * this.lines + partials(problem);
+    let sums = device.workspace(if of_q { 4 * sum_words } else { 0 })?;
+    if of_q {
+        this.params.want = if dq.is_some() { want::DQ } else { 0 };
+        this.params.want |= if summed { want::SUMS } else { 0 };
+        this.params.want |= if gradients.dw.is_some() { want::DW } else { 0 };
+        this.params.at_partials = (SUMS * this.lines) as u32;
+        // Without an output in columns one block makes the sums.
+        let columns = if dq.is_some() || gradients.dw.is_some() { problem.head_dim } else { 1 };
+        let width = if additive { ADDITIVE_COLUMNS } else { COLUMNS };
+        let work = this.work(this.pairs, problem.q_len, columns, width)?;
+        if let Some(dq) = dq {
+            this.params.out = this.view(dq)?;
+        }
+        if summed || gradients.dw.is_some() {
+            this.clear(&sums, 0, sum_words)?;
+        }
+        let [dq] = buffers([dq])?;
+        let bindings = [q, k, v, bias, plan.buffer(), grad_o, dq, sums.buffer()];
+        this.launch(&kernels::BACKWARD_Q, &bindings, work)?;
+    }
+    let by_keys = [(&gradients.dk, want::DK, problem.head_dim), (&gradients.dv, want::DV, problem.value_dim)];
+    for (out, want, columns) in by_keys {
+        let Some(out) = out.as_ref().map(|view| view.as_ref()) else { continue };
+        this.params.want = want;
+        let width = if additive && want == want::DK { ADDITIVE_COLUMNS } else { COLUMNS };
+        let work = this.work(this.kv_pairs, problem.kv_slots, columns, width)?;
+        this.params.out = this.view(out)?;
+        let [out] = buffers([Some(out)])?;
+        this.launch(&kernels::BACKWARD_KV, &[q, k, v, bias, plan.buffer(), grad_o, out], work)?;
+    }
+    if let Some(dbias) = gradients.dbias.as_ref().map(|view| view.as_ref()) {
+        this.bias_gradient(dbias, [q, k, v, bias, plan.buffer(), grad_o])?;
+    }
+    if let Some(drow_scale) = gradients.drow_scale.as_ref().map(|view| view.as_ref()) {
+        this.params.out = this.view(drow_scale)?;
+        let [out] = buffers([Some(drow_scale)])?;
+        let bindings = [sums.buffer(), plan.buffer(), out];
+        this.launch(&kernels::SCATTER, &bindings, row_work.div_ceil(INVOCATIONS))?;
+    }
+    this.sums(call, &plan, &sums)
+}
+
+impl<'a> Call<'a> {
+    fn new(device: &'a WgpuDevice, problem: &'a Problem<'a>, row_words: usize) -> Result<Self> {
+        let (pairs, kv_pairs) = (problem.batch * problem.q_heads, problem.batch * problem.kv_heads);
+        let places = Places::of(problem, row_words);
+        let params = Params::zeroed();
+        let lines = lines(problem);
+        let mut this = Self { device, problem, params, places, pairs, kv_pairs, lines };
+        this.limited("batch × heads", pairs, 1 << 28)?;
+        this.limited("words of the plan", places.words, 1 << 30)?;
+        this.limited("words of sums", SUMS * lines + partials(problem), 1 << 30)?;
+        let [q, k, v] = [this.view(&problem.q)?, this.view(&problem.k)?, this.view(&problem.v)?];
+        this.params = Params {
+            // Problem::new has limited each of these to 2³⁰.
+            batch: problem.batch as u32,
+            q_heads: problem.q_heads as u32,
+            kv_heads: problem.kv_heads as u32,
+            q_len: problem.q_len as u32,
+            kv_slots: problem.kv_slots as u32,
+            head_dim: problem.head_dim as u32,
+            value_dim: problem.value_dim as u32,
+            scale: problem.scale as f32,
+            score: match problem.score {
+                Score::Dot | Score::ComplexDot => 0,
+                Score::Cosine => 1,
+                Score::Fidelity => 2,
+                Score::Gaussian { .. } => 3,
+                Score::Additive { .. } => 4,
+            },
+            kind: kind(problem.dtype),
+            out_kind: kind(problem.dtype),
+            splits: 1,
+            keep: 1.0,
+            softcap: 1.0,
+            four: 4,
+            row_stride: problem.lse_shape()[2] as u32,
+            at_order: places.order as u32,
+            at_kv_order: places.kv_order as u32,
+            at_active: places.active as u32,
+            at_rows: places.rows as u32,
+            at_alibi: places.alibi as u32,
+            at_sinks: places.sinks as u32,
+            at_w: places.w as u32,
+            at_table: places.table as u32,
+            at_mask: places.mask as u32,
+            at_any: places.any as u32,
+            at_seed: NOWHERE,
+            q,
+            k,
+            v,
+            ..Params::zeroed()
+        };
+        this.numbers();
+        this.tables()?;
+        Ok(this)
+    }
+
+    /// Options that are plain numbers.
+    fn numbers(&mut self) {
+        let (problem, params) = (self.problem, &mut self.params);
+        let Window { left, mut right } =
+            problem.window.unwrap_or(Window { left: Window::UNLIMITED, right: Window::UNLIMITED });
+        if problem.causal {
+            right = 0;
+        }
+        if left < FAR {
+            (params.left, params.flags) = (left as i32, params.flags | flag::LEFT);
+        }
+        if right < FAR {
+            (params.right, params.flags) = (right as i32, params.flags | flag::RIGHT);
+        }
+        // A cap beyond f32 caps nothing.
+        if let Some(softcap) = problem.softcap.map(|cap| cap as f32).filter(|cap| cap.is_finite()) {
+            (params.softcap, params.flags) = (softcap.max(f32::MIN_POSITIVE), params.flags | flag::SOFTCAP);
+        }
+        if let Some(dropout) = problem.dropout.as_ref().filter(|dropout| dropout.p > 0.0) {
+            params.flags |= flag::DROPOUT;
+            params.threshold = (dropout.p * 4_294_967_296.0) as u32;
+            params.keep = (1.0 / (1.0 - dropout.p)) as f32;
+            match &dropout.seed {
+                Seed::Host { seed, offset } => {
+                    params.seed = [*seed as u32, (seed >> 32) as u32, *offset as u32, (offset >> 32) as u32];
+                }
+                Seed::Device(_) => params.at_seed = self.places.seed as u32,
+            }
+        }
+    }
+
+    /// Options that are tensors.
+    fn tables(&mut self) -> Result<()> {
+        let problem = self.problem;
+        if let Some(bias) = &problem.bias {
+            self.params.bias = self.view(bias)?;
+            self.params.bias_column = bias.layout().step(3) as u32;
+            self.params.bias_kind = kind(bias.dtype());
+            self.params.flags |= flag::BIAS;
+        }
+        if let Some(mask) = &problem.mask {
+            let mask = MaskShape::of(mask);
+            self.params.mask = mask.strides(mask.shape[2]);
+            self.params.any = mask.strides(mask.lines);
+            self.params.flags |= flag::MASK;
+        }
+        if let Storage::Paged { page_size, .. } = &problem.storage {
+            self.params.page_size = *page_size as u32;
+            self.params.pages = (problem.kv_slots / page_size) as u32;
+            self.params.flags |= flag::PAGES;
+        }
+        if let Score::Additive { w } = &problem.score {
+            self.params.w_stride = if w.shape().len() == 2 { self.params.head_dim } else { 0 };
+        }
+        self.params.flags |= if problem.alibi.is_some() { flag::ALIBI } else { 0 };
+        self.params.flags |= if problem.sinks.is_some() { flag::SINKS } else { 0 };
+        Ok(())
+    }
+
+    fn limited(&self, what: &'static str, got: usize, most: usize) -> Result<usize> {
+        limited(self.problem.op, what, got, most)
+    }
+
+    /// Sets tiles and blocks of a launch over `pairs`, and returns its work items. Half of u32, so that striding does not wrap.
+    fn work(&mut self, pairs: usize, lines: usize, columns: usize, width: usize) -> Result<usize> {
+        let (tiles, blocks) = (lines.div_ceil(TILE), columns.div_ceil(width));
+        let items = pairs.saturating_mul(tiles).saturating_mul(blocks);
+        (self.params.tiles, self.params.blocks, self.params.width) =
+            (tiles as u32, blocks as u32, width as u32);
+        self.limited("tiles of one call", items, 1 << 31)
+    }
+
+    /// (offset, batch stride, head stride, row stride) of a view; a packed one has a single sample, and batch stride 0.
+    fn view(&self, tensor: &TensorRef<'_>) -> Result<[u32; 4]> {
+        let layout = tensor.layout();
+        if layout.is_empty() {
+            return Ok([0; 4]);
+        }
+        self.limited("elements of one buffer", layout.end(), u32::MAX as usize)?;
+        let bytes = usize::try_from(self.device.max_binding_bytes()).unwrap_or(usize::MAX);
+        self.limited("bytes of one buffer", buffer(tensor)?.bytes(), bytes)?;
+        Ok([layout.offset(), layout.step(0), layout.step(1), layout.step(2)].map(|n| n as u32))
+    }
+
+    fn workgroups(&self, work: usize) -> u32 {
+        work.min(self.device.persistent_workgroups() as usize) as u32
+    }
+
+    fn launch(
+        &self,
+        kernel: &'static WgslKernel,
+        bindings: &[Option<&WgpuBuffer>],
+        work: usize,
+    ) -> Result<()> {
+        let params = bytemuck::bytes_of(&self.params);
+        self.device.launch(kernel, bindings, params, [self.workgroups(work), 1, 1])
+    }
+
+    /// Copies a tensor of up to three dimensions, seen as `shape`, to place `to` of the plan.
+    fn pack(
+        &self,
+        plan: &Workspace<'_>,
+        tensor: &TensorRef<'_>,
+        shape: [usize; 3],
+        kind: u32,
+        to: usize,
+    ) -> Result<()> {
+        let layout = tensor.layout();
+        self.limited("elements of one buffer", layout.end(), (u32::MAX / 2) as usize)?;
+        let rank = tensor.shape().len();
+        // Dimensions of the tensor are the last of the three.
+        let step = |i: usize| (i + rank).checked_sub(3).map_or(0, |i| layout.step(i));
+        let source = [layout.offset(), step(0), step(1), step(2)].map(|n| n as u32);
+        let [source_buffer] = buffers([Some(tensor)])?;
+        self.pack_words(plan, source_buffer, shape, kind, source, to)
+    }
+
+    fn pack_words(
+        &self,
+        plan: &Workspace<'_>,
+        source_buffer: Option<&WgpuBuffer>,
+        shape: [usize; 3],
+        kind: u32,
+        source: [u32; 4],
+        to: usize,
+    ) -> Result<()> {
+        let count = self.limited("elements of one list", shape.iter().product(), 1 << 30)?;
+        let shape = shape.map(|n| n as u32);
+        let params = PackParams { shape, kind, source, to: to as u32, unused: [0; 3] };
+        let groups = self.workgroups(count.div_ceil(INVOCATIONS));
+        let bindings = [source_buffer, plan.buffer()];
+        self.device.launch(&kernels::PACK, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
+    }
+
+    fn clear(&self, memory: &Workspace<'_>, to: usize, words: usize) -> Result<()> {
+        self.pack_words(memory, None, [1, 1, words], ZEROS, [0; 4], to)
+    }
+
+    fn pack_mask(&self, plan: &Workspace<'_>, mask: &TensorRef<'_>) -> Result<()> {
+        let layout = mask.layout();
+        let packed = MaskShape::of(mask);
+        self.limited("elements of one buffer", layout.end(), u32::MAX as usize)?;
+        let tiles = packed.tiles();
+        let params = MaskParams {
+            shape: packed.shape.map(|n| n as u32),
+            strides: std::array::from_fn(|i| layout.step(i) as u32),
+            offset: layout.offset() as u32,
+            words: packed.words as u32,
+            lines: packed.lines as u32,
+            at_mask: self.places.mask as u32,
+            at_any: self.places.any as u32,
+            tiles: tiles as u32,
+            unused: [0; 2],
+        };
+        let [mask] = buffers([Some(mask)])?;
+        let groups = self.workgroups(tiles.div_ceil(2));
+        let bindings = [mask, plan.buffer()];
+        self.device.launch(&kernels::PACK_MASK, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
+    }
+
+    /// Queues what fills the plan.
+    fn plan(&self) -> Result<Workspace<'a>> {
+        let (problem, places) = (self.problem, &self.places);
+        let plan = self.device.workspace(4 * places.words)?;
+        let heads = problem.q_heads;
+        for (list, to) in [(&problem.alibi, places.alibi), (&problem.sinks, places.sinks)] {
+            if let Some(list) = list {
+                self.pack(&plan, list, [1, 1, heads], WORDS, to)?;
+            }
+        }
+        if let Score::Additive { w } = &problem.score {
+            let rows = if w.shape().len() == 2 { heads } else { 1 };
+            self.pack(&plan, w, [1, rows, problem.head_dim], WORDS, places.w)?;
+        }
+        if let Some(Seed::Device(seed)) = problem.dropout.as_ref().map(|dropout| &dropout.seed) {
+            let first = 2 * self.limited("elements of one buffer", seed.layout().offset(), 1 << 30)?;
+            let [source] = buffers([Some(seed)])?;
+            self.pack_words(&plan, source, [1, 1, 4], WORDS, [first as u32, 0, 0, 1], places.seed)?;
+        }
+        if let Some(mask) = &problem.mask {
+            self.pack_mask(&plan, mask)?;
+        }
+        let mut params = PlanParams {
+            batch: self.params.batch,
+            pairs: self.pairs as u32,
+            kv_pairs: self.kv_pairs as u32,
+            q_heads: self.params.q_heads,
+            q_len: self.params.q_len,
+            kv_slots: self.params.kv_slots,
+            length_kind: KIND_NONE,
+            offset_kind: KIND_NONE,
+            at_order: self.params.at_order,
+            at_kv_order: self.params.at_kv_order,
+            at_active: self.params.at_active,
+            at_cu: NOWHERE,
+            at_table: NOWHERE,
+            ..PlanParams::zeroed()
+        };
+        match &problem.storage {
+            Storage::Dense => {}
+            Storage::Packed { cu_q, cu_k, q_rows, kv_rows } => {
+                let count = problem.batch + 1;
+                for (ids, to) in [(cu_q, places.cu), (cu_k, places.cu + count)] {
+                    self.pack(&plan, &ids.view(), [1, 1, count], ids.kind(), to)?;
+                }
+                (params.q_rows, params.kv_rows) = (*q_rows as u32, *kv_rows as u32);
+                params.at_cu = places.cu as u32;
+            }
+            Storage::Paged { table, page_size, pages } => {
+                let per_sample = problem.kv_slots / page_size;
+                let shape = [1, problem.batch, per_sample];
+                self.pack(&plan, &table.view(), shape, table.kind(), places.table)?;
+                (params.pages, params.page_size) = (*pages as u32, *page_size as u32);
+                params.pages_a_sample = per_sample as u32;
+                params.at_table = places.table as u32;
+            }
+        }
+        self.plan_samples(&plan, params)?;
+        Ok(plan)
+    }
+
+    fn plan_samples(&self, plan: &Workspace<'_>, mut params: PlanParams) -> Result<()> {
+        let problem = self.problem;
+        let lengths = problem.kv_len.as_ref().map(Ids::view);
+        if let (Some(ids), Some(view)) = (&problem.kv_len, &lengths) {
+            params.length_kind = ids.kind();
+            [params.length_first, params.length_step] = self.list(view)?;
+        }
+        let offsets = match &problem.offset {
+            Offset::PerSample(ids) => Some((ids.view(), ids.kind())),
+            Offset::At(at) => {
+                (params.offset_kind, params.offset) = (KIND_CONSTANT, *at);
+                None
+            }
+            Offset::BottomRight => None,
+        };
+        if let Some((view, kind)) = &offsets {
+            params.offset_kind = *kind;
+            [params.offset_first, params.offset_step] = self.list(view)?;
+        }
+        let heads = problem.heads.as_ref();
+        if let Some(heads) = heads {
+            params.has_heads = 1;
+            params.order = self.list(&heads.order)?[0];
+            params.kv_order = self.list(&heads.kv_order)?[0];
+            params.counts = self.list(&heads.counts)?[0];
+            // Contiguous [batch, q_heads]: one list.
+            params.active_flags = self.list(&heads.active)?[0];
+        }
+        let [lengths, offsets, counts, order, kv_order, active] = buffers([
+            lengths.as_ref(),
+            offsets.as_ref().map(|(view, _)| view),
+            heads.map(|heads| &heads.counts),
+            heads.map(|heads| &heads.order),
+            heads.map(|heads| &heads.kv_order),
+            heads.map(|heads| &heads.active),
+        ])?;
+        let status = Some(self.device.status());
+        let bindings = [lengths, offsets, counts, order, kv_order, active, plan.buffer(), status];
+        let entries = problem.batch.max(self.pairs).max(self.kv_pairs).max(1);
+        let groups = self.workgroups(entries.div_ceil(INVOCATIONS));
+        self.device.launch(&kernels::PLAN, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
+    }
+
+    /// (first element, step) of a list of ids; elements of eight bytes are two words.
+    fn list(&self, tensor: &TensorRef<'_>) -> Result<[u32; 2]> {
+        let layout = tensor.layout();
+        self.limited("elements of one buffer", layout.end(), (u32::MAX / 2) as usize)?;
+        Ok([layout.offset() as u32, layout.step(0) as u32])
+    }
+
+    fn bias_gradient(&mut self, dbias: &TensorRef<'_>, inputs: [Option<&WgpuBuffer>; 6]) -> Result<()> {
+        // Tiles of lines and columns; a dimension of 1 is one line, column, head or sample.
+        let parts = [1, 1, TILE, TILE];
+        let (mut whole, mut work) = (0, 1usize);
+        for (i, (&size, part)) in dbias.shape().iter().zip(parts).enumerate() {
+            whole |= if size > 1 { 1 << i } else { 0 };
+            work = work.saturating_mul(size.div_ceil(part));
+        }
+        self.limited("tiles of one call", work, 1 << 31)?;
+        self.params.want = whole;
+        self.params.out = self.view(dbias)?;
+        self.params.out_column = dbias.layout().step(3) as u32;
+        let [out] = buffers([Some(dbias)])?;
+        let [q, k, v, bias, plan, grad_o] = inputs;
+        self.launch(&kernels::BIAS, &[q, k, v, bias, plan, grad_o, out], work)
+    }
+
+    /// Gradients that are sums over rows.
+    fn sums(&self, call: &Backward<'_>, plan: &Workspace<'_>, sums: &Workspace<'_>) -> Result<()> {
+        let problem = self.problem;
+        let [batch, heads, rows] = problem.lse_shape();
+        let gradients = &call.gradients;
+        let over = |words: usize| {
+            let outer = Terms { count: batch, step: words * heads * rows };
+            (outer, Terms { count: rows, step: words }, words * rows)
+        };
+        if let Some(out) = &gradients.dalibi {
+            let (outer, inner, head) = over(SUMS);
+            self.sum(sums, out.as_ref(), [1, heads], [1, head, 0], [outer, inner], 1.0)?;
+        }
+        if let Some(out) = &gradients.dsinks {
+            let (outer, inner, head) = over(ROW_WORDS);
+            self.sum(plan, out.as_ref(), [1, heads], [self.places.rows + 3, head, 0], [outer, inner], 1.0)?;
+        }
+        if let Some(out) = &gradients.dscale {
+            // The kernels derive by the factor of the square, −gamma.
+            let factor = if matches!(problem.score, Score::Gaussian { .. }) { -1.0 } else { 1.0 };
+            let terms = [Terms { count: 1, step: 0 }, Terms { count: self.lines, step: SUMS }];
+            self.sum(sums, out.as_ref(), [1, 1], [2, 0, 0], terms, factor)?;
+        }
+        if let Some(out) = gradients.dw.as_ref().map(|view| view.as_ref()) {
+            let (dim, tiles) = (problem.head_dim, problem.q_len.div_ceil(TILE));
+            let inner = Terms { count: tiles, step: dim };
+            let first = SUMS * self.lines;
+            if out.shape().len() == 2 {
+                let outer = Terms { count: problem.batch, step: heads * tiles * dim };
+                self.sum(sums, out, [heads, dim], [first, tiles * dim, 1], [outer, inner], 1.0)?;
+            } else {
+                let outer = Terms { count: self.pairs, step: tiles * dim };
+                self.sum(sums, out, [1, dim], [first, 0, 1], [outer, inner], 1.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// out[i, j] = factor · Σ Σ source[first + i·step + j·step + …]. For a list of heads, `shape` is `[1, heads]`.
+    fn sum(
+        &self,
+        source: &Workspace<'_>,
+        out: &TensorRef<'_>,
+        shape: [usize; 2],
+        steps: [usize; 3],
+        terms: [Terms; 2],
+        factor: f32,
+    ) -> Result<()> {
+        let layout = out.layout();
+        self.limited("elements of one buffer", layout.end(), u32::MAX as usize)?;
+        let (rows, row) =
+            if out.shape().len() == 2 { (layout.step(0), layout.step(1)) } else { (0, layout.step(0)) };
+        // A list of heads steps by its first step, the weights by both.
+        let (first, a, b) = (steps[0], steps[1], steps[2]);
+        let (a, b) = if b == 0 { (0, a) } else { (a, b) };
+        let params = SumParams {
+            shape: [1, shape[0] as u32, shape[1] as u32, 0],
+            steps: [first as u32, 0, a as u32, b as u32],
+            out: [layout.offset() as u32, 0, rows as u32, row as u32],
+            outer: terms[0].count as u32,
+            outer_step: terms[0].step as u32,
+            inner: terms[1].count as u32,
+            inner_step: terms[1].step as u32,
+            factor,
+            unused: [0; 3],
+        };
+        let [out] = buffers([Some(out)])?;
+        let groups = self.workgroups(shape[0] * shape[1]);
+        let bindings = [source.buffer(), out];
+        self.device.launch(&kernels::SUM, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
+    }
+}
+
+/// Values of `Params::kind`.
+fn kind(dtype: DType) -> u32 {
+    match dtype {
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        _ => 0,
+    }
+}
