@@ -66,8 +66,14 @@ pub const WGSL_ENTRY_POINT: &str = "main";
 pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 
 /// What a CUDA source may include, by the name it includes it by, with the text.
-pub const CUDA_HEADERS: &[(&str, &str)] =
-    &[("device.cuh", DEVICE_CUH), ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh"))];
+pub const CUDA_HEADERS: &[(&str, &str)] = &[
+    ("device.cuh", DEVICE_CUH),
+    ("attention/call.cuh", include_str!("../../kernels/attention/call.cuh")),
+    ("attention/compare.cuh", include_str!("../../kernels/attention/compare.cuh")),
+    ("attention/differentiate.cuh", include_str!("../../kernels/attention/differentiate.cuh")),
+    ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
+    ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
+];
 
 /// The helpers put in front of every shader.
 pub const PRELUDE_WGSL: &str = include_str!("../../kernels/prelude.wgsl");
