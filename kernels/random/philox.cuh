@@ -1,4 +1,4 @@
-// philox.cuh: counter-based random words, the same on every backend. Twins: src/random/mod.rs, kernels/random/philox.wgsl.
+// philox.cuh: counter-based random words, the same on every backend. Twins: src/random.rs, kernels/random/philox.wgsl.
 //
 // Block `index` of a stream is Philox4x32-10 of the counter {index, offset} under the key `seed`, each 64 bits, low word
 // first: any thread computes any word without the ones before it.

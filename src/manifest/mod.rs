@@ -5,6 +5,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod device;
+pub(crate) mod random;
 pub(crate) mod statevec;
 pub(crate) mod task_heads;
 
@@ -48,6 +49,13 @@ pub struct WgslKernel {
     pub workgroup_bytes: u32,
     /// Whether the text uses subgroup operations (Tint wants `enable subgroups;`).
     pub uses_subgroups: bool,
+}
+
+/// A kernel in both languages, for [`crate::launch`].
+#[derive(Debug)]
+pub(crate) struct GpuKernel {
+    pub(crate) cuda: &'static CudaKernel,
+    pub(crate) wgsl: &'static WgslKernel,
 }
 
 /// How a shader uses a storage buffer.
@@ -109,12 +117,15 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [attention::CUDA, task_heads::CUDA, statevec::CUDA].into_iter().flatten().copied()
+    [random::CUDA, attention::CUDA, attention::GENERAL_CUDA, task_heads::CUDA, statevec::CUDA].into_iter().flatten().copied()
 }
 
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
-    [device::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL].into_iter().flatten().copied()
+    [device::WGSL, random::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 #[cfg(test)]

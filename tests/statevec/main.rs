@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod case;
 mod gradients;
+mod random_words;
 mod readout;
 mod states;
 
@@ -40,6 +41,7 @@ static TESTS: &[Test] = &[
     Test::new("the_adjoint_is_the_parameter_shift", gradients::the_adjoint_is_the_parameter_shift),
     Test::new("large_adjoints_agree_with_batched_ones", gradients::large_adjoints_agree_with_batched_ones),
     Test::new("outputs_are_written_inside_their_views", readout::outputs_are_written_inside_their_views),
+    Test::new("random_words_are_the_same_everywhere", random_words::random_words_are_the_same_everywhere),
     Test::new("bad_input_is_a_typed_error", bad_input::bad_input_is_a_typed_error),
     Test::alone("a_nan_angle_spoils_its_sample_alone", bad_input::a_nan_angle_spoils_its_sample_alone),
 ];
