@@ -359,6 +359,15 @@ GW_DEVICE u16 bf16_from_float(float x) {
     return static_cast<u16>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
+/// The same number, of which the compiler knows nothing: what is computed from it is not computed ahead of a loop and kept,
+/// where registers are scarcer than multiplications.
+GW_DEVICE int opaque(int x) {
+#ifndef GATEWARP_EMULATOR
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 /// Neither infinite nor NaN; by bits, so that no compiler assumption about NaN can remove it.
 GW_DEVICE bool is_finite(float x) { return (float_bits(x) & 0x7f800000u) != 0x7f800000u; }
 GW_DEVICE bool is_nan(float x) { return (float_bits(x) & 0x7fffffffu) > 0x7f800000u; }

@@ -37,13 +37,15 @@ GW_DEVICE void backward_bias(Shared<typename Chunk<A>::Vector> shared, const voi
             for (int h = all_h ? h_item : 0; h < (all_h ? h_item + 1 : c.q_heads); ++h) {
                 if (c.active && gw::load_global_cached(c.active + static_cast<i64>(b) * c.q_heads + h) == 0) continue;
                 if (!s.valid) {
+#pragma unroll
                     for (int i = 0; i < PER_Y; ++i)
+#pragma unroll
                         for (int j = 0; j < W; ++j) sum[i][j] = NAN;
                     continue;
                 }
                 const int kv_head = h / (c.q_heads / c.kv_heads);
-                const Matrix queries = matrix(c, q, c.q, b, h, s.q_first, c.vectors & Q);
-                const Matrix outputs = matrix(c, grad_o, params.grad_o, b, h, s.q_first, c.vectors & GRAD_O);
+                const Matrix queries = matrix(q, c.q, b, h, s.q_first, c.vectors & Q);
+                const Matrix outputs = matrix(grad_o, params.grad_o, b, h, s.q_first, c.vectors & GRAD_O);
                 const Matrix keys = key_matrix(c, k, c.k, b, kv_head, s, c.vectors & K);
                 const Matrix values = key_matrix(c, v, c.v, b, kv_head, s, c.vectors & V);
                 const void* w = c.w ? static_cast<const A*>(c.w) + h * c.w_head : nullptr;
@@ -58,16 +60,17 @@ GW_DEVICE void backward_bias(Shared<typename Chunk<A>::Vector> shared, const voi
                     for (int step = steps.begin; step < steps.end; ++step) {
                         const int first_key = step * T::COLUMNS, count = min(T::COLUMNS, s.kv - first_key);
                         Raw<A, PER_Y, W> dp, raw;
-                        compare(dp, tile, outputs, first_row, rows, values, first_key, count, c.value_dim, DOT, nullptr);
-                        compare(raw, tile, queries, first_row, rows, keys, first_key, count, c.head_dim, c.score, w);
+                        compare(dp, tile, c, outputs, first_row, rows, values, first_key, count, c.value_dim, DOT, nullptr);
+                        compare(raw, tile, c, queries, first_row, rows, keys, first_key, count, c.head_dim, c.score, w);
+                        const int sample = gw::opaque(b), head = gw::opaque(h), row_0 = gw::opaque(first_row);
 #pragma unroll
                         for (int i = 0; i < PER_Y; ++i) {
-                            const int query = first_row + ty + LANES_Y * i;
-                            const QueryTerms<A> terms = query_terms(params, s, lse, delta, b, h, query);
+                            const int query = row_0 + ty + LANES_Y * i;
+                            const QueryTerms<A> terms = query_terms(params, s, lse, delta, sample, head, query);
 #pragma unroll
                             for (int j = 0; j < W; ++j) {
                                 const A score = static_cast<A>(c.coefficient) * compared(raw, c.score, i, j);
-                                const Element<A> e = differentiate(c, s, stream, b, h, query, first_key + W * tx + j, score,
+                                const Element<A> e = differentiate(c, s, stream, sample, head, query, first_key + W * tx + j, score,
                                                                    alibi, terms, dp.dot[i][j]);
                                 sum[i][j] += e.by_logit;
                             }
@@ -77,6 +80,7 @@ GW_DEVICE void backward_bias(Shared<typename Chunk<A>::Vector> shared, const voi
             }
         }
         if (!all_j) {
+#pragma unroll
             for (int i = 0; i < PER_Y; ++i) {
                 A over_columns = 0;
                 for (int j = 0; j < W; ++j) over_columns += sum[i][j];
@@ -84,6 +88,7 @@ GW_DEVICE void backward_bias(Shared<typename Chunk<A>::Vector> shared, const voi
             }
         }
         if (!all_i) {
+#pragma unroll
             for (int j = 0; j < W; ++j) {
                 A over_rows = 0;
                 for (int i = 0; i < PER_Y; ++i) over_rows += sum[i][j];
@@ -95,9 +100,13 @@ GW_DEVICE void backward_bias(Shared<typename Chunk<A>::Vector> shared, const voi
                 sum[0][j] = total;
             }
         }
-        for (int i = 0; i < (all_i ? PER_Y : 1); ++i) {
+#pragma unroll
+        for (int i = 0; i < PER_Y; ++i) {
+            if (!all_i && i > 0) continue;
             const int row = all_i ? i_item * ROWS + ty + LANES_Y * i : 0;
-            for (int j = 0; j < (all_j ? W : 1); ++j) {
+#pragma unroll
+            for (int j = 0; j < W; ++j) {
+                if (!all_j && j > 0) continue;
                 const int column = all_j ? j_item * T::COLUMNS + W * tx + j : 0;
                 if (row >= params.dbias_shape[2] || column >= params.dbias_shape[3]) continue;
                 if ((!all_i && ty != 0) || (!all_j && tx != 0)) continue;

@@ -86,11 +86,11 @@ GW_DEVICE void dq_general(Shared<typename Chunk<A>::Vector> shared, const void* 
         const int rows = max(min(ROWS, s.q_len - first_row), 0);
         const bool first = first_column == 0, runs = item < active_items && s.valid;
         const A nothing = item < active_items && !s.valid ? static_cast<A>(NAN) : A(0);
-        const Matrix gradients = matrix(c, dq, params.dq, b, h, s.q_first, false);
+        const Matrix gradients = matrix(dq, params.dq, b, h, s.q_first, false);
         A* tile_terms = terms ? terms + (pair * tiles + tile_index) * 4 : nullptr;
         A* tile_dw = dw_terms ? dw_terms + (pair * tiles + tile_index) * c.head_dim : nullptr;
         if (!runs || rows == 0) {
-            if (dq) fill<A>(dq, gradients, c.type, first_row, rows, first_column, c.head_dim, nothing);
+            if (dq) fill<A>(dq, c, gradients, first_row, rows, first_column, c.head_dim, nothing);
             if (drow_scale && first && item < active_items && static_cast<int>(threadIdx.x) < rows) {
                 const Strides& at = params.drow_scale;
                 gw::store_global(drow_scale + b * at.batch + h * at.head + (s.q_first + first_row + threadIdx.x) * at.row, nothing);
@@ -103,8 +103,8 @@ GW_DEVICE void dq_general(Shared<typename Chunk<A>::Vector> shared, const void* 
         }
         const int kv_head = h / (c.q_heads / c.kv_heads);
         const Range steps = tiles_of(keys_in_sight(c, s, first_row, first_row + rows - 1), T::COLUMNS);
-        const Matrix queries = matrix(c, q, c.q, b, h, s.q_first, c.vectors & Q);
-        const Matrix outputs = matrix(c, grad_o, params.grad_o, b, h, s.q_first, c.vectors & GRAD_O);
+        const Matrix queries = matrix(q, c.q, b, h, s.q_first, c.vectors & Q);
+        const Matrix outputs = matrix(grad_o, params.grad_o, b, h, s.q_first, c.vectors & GRAD_O);
         const Matrix keys = key_matrix(c, k, c.k, b, kv_head, s, c.vectors & K);
         const Matrix values = key_matrix(c, v, c.v, b, kv_head, s, c.vectors & V);
         const void* w = c.w ? static_cast<const A*>(c.w) + h * c.w_head : nullptr;
@@ -116,13 +116,13 @@ GW_DEVICE void dq_general(Shared<typename Chunk<A>::Vector> shared, const void* 
         for (int step = steps.begin; step < steps.end; ++step) {
             const int first_key = step * T::COLUMNS, key_count = min(T::COLUMNS, s.kv - first_key);
             Raw<A, PER_Y, W> dp, raw;
-            compare(dp, tile, outputs, first_row, rows, values, first_key, key_count, c.value_dim, DOT, nullptr);
-            compare(raw, tile, queries, first_row, rows, keys, first_key, key_count, c.head_dim, c.score, w);
+            compare(dp, tile, c, outputs, first_row, rows, values, first_key, key_count, c.value_dim, DOT, nullptr);
+            compare(raw, tile, c, queries, first_row, rows, keys, first_key, key_count, c.head_dim, c.score, w);
             to_weights<false>(tile, raw, dp.dot, params, s, stream, lse, delta, b, h, first_row, first_key, rest, &sums);
             if (dq || dw_terms)
                 add_by_score(sum, dw, tile, raw, c, queries, first_row, rows, keys, first_key, key_count, first_column, c.head_dim, w);
         }
-        if (dq) put_gradient<A, ROWS>(dq, gradients, sum, rest, queries, first_row, rows, first_column, c.head_dim);
+        if (dq) put_gradient<A, ROWS>(dq, c, gradients, sum, rest, queries, first_row, rows, first_column, c.head_dim);
 
         if (dw_terms) {
             // Over rows: first a thread's, which are in dw, then the 8 threads that share columns.
@@ -137,7 +137,7 @@ GW_DEVICE void dq_general(Shared<typename Chunk<A>::Vector> shared, const void* 
         }
         if (!first) continue;
         A sink_sum = 0;
-        const A sink = terms && c.sinks ? load_term<A>(c.sinks, h * c.sinks_step) * log2_e<A>() : A(0);
+        const A sink = terms && c.sinks ? load_term<A>(c.sinks, h * c.sinks_step) * log2_e<A>() : static_cast<A>(-INFINITY);
 #pragma unroll
         for (int i = 0; i < PER_Y; ++i) {
             const int row = ty + LANES_Y * i;
@@ -145,7 +145,7 @@ GW_DEVICE void dq_general(Shared<typename Chunk<A>::Vector> shared, const void* 
             if (row >= rows || tx != 0) continue;
             const Strides& at = params.drow_scale;
             if (drow_scale) gw::store_global(drow_scale + b * at.batch + h * at.head + (s.q_first + first_row + row) * at.row, gate);
-            if (terms && c.sinks) {
+            if (sink != -INFINITY) {  // −∞: no sink, and lse may be −∞ too
                 const QueryTerms<A> of_row = query_terms(params, s, lse, delta, b, h, first_row + row);
                 sink_sum -= exp2_of(sink - of_row.lse_log2) * of_row.delta;
             }
@@ -193,9 +193,9 @@ GW_DEVICE void dkv_general(Shared<typename Chunk<A>::Vector> shared, const void*
         const bool used = item < active_items;
         void* to = of_keys ? dk : dv;
         const int dims = of_keys ? c.head_dim : c.value_dim;
-        const Matrix gradients = matrix(c, to, of_keys ? params.dk : params.dv, b, kv_head, s.k_first, false);
+        const Matrix gradients = matrix(to, of_keys ? params.dk : params.dv, b, kv_head, s.k_first, false);
         if (!used || !s.valid || keys == 0) {
-            fill<A>(to, gradients, c.type, first_key, slots, first_column, dims, used && !s.valid ? static_cast<A>(NAN) : A(0));
+            fill<A>(to, c, gradients, first_key, slots, first_column, dims, used && !s.valid ? static_cast<A>(NAN) : A(0));
             continue;
         }
         const Range sight = queries_in_sight(c, s, first_key, first_key + keys - 1), steps = tiles_of(sight, T::COLUMNS);
@@ -208,45 +208,46 @@ GW_DEVICE void dkv_general(Shared<typename Chunk<A>::Vector> shared, const void*
 #pragma unroll 1
         for (int h = kv_head * group; h < (kv_head + 1) * group; ++h) {
             if (c.active && gw::load_global_cached(c.active + static_cast<i64>(b) * c.q_heads + h) == 0) continue;
-            const Matrix queries = matrix(c, q, c.q, b, h, s.q_first, c.vectors & Q);
-            const Matrix outputs = matrix(c, grad_o, params.grad_o, b, h, s.q_first, c.vectors & GRAD_O);
+            const Matrix queries = matrix(q, c.q, b, h, s.q_first, c.vectors & Q);
+            const Matrix outputs = matrix(grad_o, params.grad_o, b, h, s.q_first, c.vectors & GRAD_O);
             const void* w = c.w ? static_cast<const A*>(c.w) + h * c.w_head : nullptr;
 #pragma unroll 1
             for (int step = steps.begin; step < steps.end; ++step) {
                 const int first_query = step * T::COLUMNS, count = min(T::COLUMNS, s.q_len - first_query);
                 Raw<A, PER_Y, W> raw, dp;
                 if (of_keys) {
-                    compare(dp, tile, value_rows, first_key, keys, outputs, first_query, count, c.value_dim, DOT, nullptr);
-                    compare(raw, tile, key_rows, first_key, keys, queries, first_query, count, c.head_dim, c.score, w);
+                    compare(dp, tile, c, value_rows, first_key, keys, outputs, first_query, count, c.value_dim, DOT, nullptr);
+                    compare(raw, tile, c, key_rows, first_key, keys, queries, first_query, count, c.head_dim, c.score, w);
                     to_weights<true>(tile, raw, dp.dot, params, s, stream, lse, delta, b, h, first_key, first_query, rest,
                                      static_cast<Sums<A, PER_Y>*>(nullptr));
                     add_by_score(sum, unused_dw, tile, raw, c, key_rows, first_key, keys, queries, first_query, count, first_column, dims, w);
                     continue;
                 }
-                compare(raw, tile, key_rows, first_key, keys, queries, first_query, count, c.head_dim, c.score, w);
+                compare(raw, tile, c, key_rows, first_key, keys, queries, first_query, count, c.head_dim, c.score, w);
                 const A alibi = alibi_of<A>(c, h);
+                const int sample = gw::opaque(b), head = gw::opaque(h), key_0 = gw::opaque(first_key);
 #pragma unroll
                 for (int j = 0; j < W; ++j) {
                     const int query = first_query + W * tx + j;
-                    const QueryTerms<A> terms = query_terms<A>(params, s, lse, nullptr, b, h, query);
+                    const QueryTerms<A> terms = query_terms<A>(params, s, lse, nullptr, sample, head, query);
 #pragma unroll
                     for (int i = 0; i < PER_Y; ++i) {
-                        const int key = first_key + static_cast<int>(threadIdx.x) / LANES_X + LANES_Y * i;
+                        const int key = key_0 + static_cast<int>(threadIdx.x) / LANES_X + LANES_Y * i;
                         const A score = static_cast<A>(c.coefficient) * compared(raw, c.score, i, j);
-                        const Element<A> e = differentiate(c, s, stream, b, h, query, key, score, alibi, terms, A(0));
+                        const Element<A> e = differentiate(c, s, stream, sample, head, query, key, score, alibi, terms, A(0));
                         const A kept = terms.gate * (c.dropout ? static_cast<A>(c.keep_scale) : A(1));
                         raw.dot[i][j] = e.seen && e.kept ? e.weight * kept + A(0) : static_cast<A>(-0.0);
                     }
                 }
                 put_weights(tile, raw.dot);
                 gw::sync_threads();  // nobody reads the slices any more
-                bring<A, T::COLUMNS, VALUE_CHUNKS, 1>(tile.values, outputs, first_query, count, first_column, dims);
+                bring<A, T::COLUMNS, VALUE_CHUNKS, 1>(tile.values, c, outputs, first_query, count, first_column, dims);
                 gw::sync_threads();  // the values are there
                 add_weighted(sum, tile, count, dims - first_column, false);
             }
         }
         // Slots beyond the sample's keys saw nothing: their sums are 0.
-        put_gradient<A, ROWS>(to, gradients, sum, rest, key_rows, first_key, slots, first_column, dims);
+        put_gradient<A, ROWS>(to, c, gradients, sum, rest, key_rows, first_key, slots, first_column, dims);
     }
 }
 

@@ -199,46 +199,39 @@ GW_DEVICE void load_chunk(double (&x)[2], const void* base, i64 index, int count
 
 // ------------------------------------------------------------------------------------------------------ rows and sight
 
-/// Rows of a matrix: queries (of several heads where they are packed), keys, or keys in pages.
+/// Rows of a matrix: queries (of several heads where they are packed), keys, or keys in pages. What the call knows is not
+/// repeated here: registers are scarce where four matrices are streamed.
 struct Matrix {
     const void* base;
-    i64 first, row, head;   // row r: first + (r / pack)·row + (r mod pack)·head
-    int pack;
-    const u32* pages;       // null, or: row r lies in page pages[r / page_rows]
-    i64 page, page_step;
-    int page_rows;
-    i32 page_kind, type;
-    bool vectors;
+    const Strides& at;
+    i64 first;          // element where row 0 begins; in pages, row 0 of page 0
+    const u32* pages;   // the sample's; null: not in pages
+    bool packed, vectors;
 };
 
-GW_DEVICE Matrix matrix(const Call& c, const void* base, const Strides& at, int b, int head, i64 row, bool vectors) {
-    return {base, b * at.batch + head * at.head + row * at.row, at.row, 0, 1, nullptr, 0, 0, 1, 0, c.type, vectors};
+GW_DEVICE Matrix matrix(const void* base, const Strides& at, int b, int head, i64 row, bool vectors) {
+    return {base, at, b * at.batch + head * at.head + row * at.row, nullptr, false, vectors};
 }
 
-/// Rows `pack` heads at a time, from head `head` on.
+/// Rows of Call::pack heads, from head `head` on: row r is query r / pack of head r mod pack.
 GW_DEVICE Matrix query_matrix(const Call& c, const void* base, const Strides& at, int b, int head, i64 row, bool vectors) {
-    Matrix m = matrix(c, base, at, b, head, row, vectors);
-    m.head = at.head, m.pack = c.pack;
-    return m;
+    return {base, at, b * at.batch + head * at.head + row * at.row, nullptr, c.pack > 1, vectors};
 }
 
 GW_DEVICE Matrix key_matrix(const Call& c, const void* base, const Strides& at, int b, int head, const Span& span, bool vectors) {
-    if (!c.table) return matrix(c, base, at, b, head, span.k_first, vectors);
-    Matrix m = matrix(c, base, at, 0, head, 0, vectors);
+    if (!c.table) return matrix(base, at, b, head, span.k_first, vectors);
     // Integers of two words are counted in pairs.
-    m.pages = c.table + (c.table_kind == 2 ? 2 : 1) * b * c.table_batch;
-    m.page = at.batch, m.page_step = c.table_step, m.page_rows = c.page_rows, m.page_kind = c.table_kind;
-    return m;
+    return {base, at, head * at.head, c.table + (c.table_kind == 2 ? 2 : 1) * b * c.table_batch, false, vectors};
 }
 
 /// Index of the first element of row `r`.
-GW_DEVICE i64 row_at(const Matrix& m, int r) {
+GW_DEVICE i64 row_at(const Call& c, const Matrix& m, int r) {
     if (m.pages) {
-        const i32 page = read_id(m.pages, (r / m.page_rows) * m.page_step, m.page_kind);
-        return m.first + page * m.page + (r % m.page_rows) * m.row;
+        const i32 page = read_id(m.pages, (r / c.page_rows) * c.table_step, c.table_kind);
+        return m.first + page * m.at.batch + (r % c.page_rows) * m.at.row;
     }
-    if (m.pack == 1) return m.first + r * m.row;
-    return m.first + (r / m.pack) * m.row + (r % m.pack) * m.head;
+    if (!m.packed) return m.first + r * m.at.row;
+    return m.first + (r / c.pack) * m.at.row + (r % c.pack) * m.at.head;
 }
 
 /// Tiles or keys from `begin` to `end`.

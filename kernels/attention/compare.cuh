@@ -53,7 +53,7 @@ GW_DEVICE int result_column(int group) {
 /// Brings dimensions from `from` on of rows first..first + count of a matrix into a tile of ROWS rows of CHUNKS chunks; zeros
 /// beyond. PER = 1 keeps the order of rows; otherwise slot 16j + x holds row PER·x + j.
 template <typename A, int ROWS, int CHUNKS, int PER>
-GW_DEVICE void bring(Shared<typename Chunk<A>::Vector> tile, const Matrix& m, int first, int count, int from, int dims) {
+GW_DEVICE void bring(Shared<typename Chunk<A>::Vector> tile, const Call& c, const Matrix& m, int first, int count, int from, int dims) {
     constexpr int W = Chunk<A>::WIDTH;
     const int chunk = threadIdx.x % CHUNKS;
     const int dim = from + W * chunk;
@@ -61,7 +61,7 @@ GW_DEVICE void bring(Shared<typename Chunk<A>::Vector> tile, const Matrix& m, in
     for (int slot = threadIdx.x / CHUNKS; slot < ROWS; slot += THREADS / CHUNKS) {
         const int row = PER == 1 ? slot : (slot % LANES_X) * PER + slot / LANES_X;
         A x[W] = {};
-        if (row < count && dim < dims) load_chunk(x, m.base, row_at(m, first + row) + dim, min(dims - dim, W), m.type, m.vectors);
+        if (row < count && dim < dims) load_chunk(x, m.base, row_at(c, m, first + row) + dim, min(dims - dim, W), c.type, m.vectors);
         tile[slot * CHUNKS + (chunk ^ (slot & 7))] = Chunk<A>::pack(x);
     }
 }
@@ -164,7 +164,7 @@ GW_DEVICE void add_slice(Raw<A, Tile<A, ROWS>::PER_Y, Tile<A, ROWS>::W>& raw, co
 /// Products of all rows and columns, over slices of the dimensions. Begins and ends with a barrier's worth of freedom: other
 /// threads may still read the tile before, and may not yet have read this one's last slice.
 template <typename A, int ROWS>
-GW_DEVICE void compare(Raw<A, Tile<A, ROWS>::PER_Y, Tile<A, ROWS>::W>& raw, const Tile<A, ROWS>& tile, const Matrix& rows,
+GW_DEVICE void compare(Raw<A, Tile<A, ROWS>::PER_Y, Tile<A, ROWS>::W>& raw, const Tile<A, ROWS>& tile, const Call& c, const Matrix& rows,
                        int first_row, int row_count, const Matrix& columns, int first_column, int column_count, int dims,
                        i32 kind, const void* w) {
     typedef Tile<A, ROWS> T;
@@ -172,8 +172,8 @@ GW_DEVICE void compare(Raw<A, Tile<A, ROWS>::PER_Y, Tile<A, ROWS>::W>& raw, cons
 #pragma unroll 1
     for (int from = 0; from < dims; from += T::SLICE) {
         gw::sync_threads();  // nobody reads what lay there any more
-        bring<A, ROWS, SLICE_CHUNKS, 1>(tile.rows, rows, first_row, row_count, from, dims);
-        bring<A, T::COLUMNS, SLICE_CHUNKS, T::W>(tile.columns, columns, first_column, column_count, from, dims);
+        bring<A, ROWS, SLICE_CHUNKS, 1>(tile.rows, c, rows, first_row, row_count, from, dims);
+        bring<A, T::COLUMNS, SLICE_CHUNKS, T::W>(tile.columns, c, columns, first_column, column_count, from, dims);
         gw::sync_threads();  // the slice is there
         const int chunks = min(SLICE_CHUNKS, (dims - from + T::W - 1) / T::W);
         if (kind == DOT) {
@@ -321,10 +321,10 @@ GW_DEVICE void put_row(void* base, i64 row, i32 type, const A (&value)[COUNT], i
 
 /// Fills the block's columns, from `first` on, of rows 0..count with one value.
 template <typename A>
-GW_DEVICE void fill(void* base, const Matrix& m, i32 type, int row, int count, int first, int dims, A value) {
+GW_DEVICE void fill(void* base, const Call& c, const Matrix& m, int row, int count, int first, int dims, A value) {
     A filled[GROUPS * Chunk<A>::WIDTH];
     for (A& x : filled) x = value;
-    for (int r = threadIdx.x / LANES_X; r < count; r += LANES_Y) put_row(base, row_at(m, row + r), type, filled, first, dims);
+    for (int r = threadIdx.x / LANES_X; r < count; r += LANES_Y) put_row(base, row_at(c, m, row + r), c.type, filled, first, dims);
 }
 
 }  // namespace attention

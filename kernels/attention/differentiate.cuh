@@ -76,22 +76,23 @@ GW_DEVICE void to_weights(const Tile<A, ROWS>&, Raw<A, Tile<A, ROWS>::PER_Y, Til
     constexpr int PER_Y = Tile<A, ROWS>::PER_Y, W = Tile<A, ROWS>::W;
     const Call& c = params.call;
     const int tx = threadIdx.x % LANES_X, ty = threadIdx.x / LANES_X;
+    // Addresses of masks and row terms, kept for every row through the loop over tiles, would spill.
+    b = gw::opaque(b), h = gw::opaque(h), first_row = gw::opaque(first_row);
     const A alibi = alibi_of<A>(c, h), coefficient = static_cast<A>(c.coefficient);
-    QueryTerms<A> terms[W];
-    if constexpr (KEYS_ARE_ROWS)
-        for (int j = 0; j < W; ++j) terms[j] = query_terms(params, s, lse, delta, b, h, first_column + W * tx + j);
+    QueryTerms<A> terms = {0, 0, 0};
+    // Along a query first, so that one query's terms are held at a time.
+    constexpr int ALONG = KEYS_ARE_ROWS ? PER_Y : W;
 #pragma unroll
-    for (int i = 0; i < PER_Y; ++i) {
-        const int row = first_row + ty + LANES_Y * i;
-        QueryTerms<A> of_row = {0, 0, 0};
-        if constexpr (!KEYS_ARE_ROWS) of_row = query_terms(params, s, lse, delta, b, h, row);
+    for (int outer = 0; outer < PER_Y * W / ALONG; ++outer) {
 #pragma unroll
-        for (int j = 0; j < W; ++j) {
-            const int column = first_column + W * tx + j;
+        for (int inner = 0; inner < ALONG; ++inner) {
+            const int i = KEYS_ARE_ROWS ? inner : outer, j = KEYS_ARE_ROWS ? outer : inner;
+            const int row = first_row + ty + LANES_Y * i, column = first_column + W * tx + j;
             const int query = KEYS_ARE_ROWS ? column : row, key = KEYS_ARE_ROWS ? row : column;
+            if (inner == 0) terms = query_terms(params, s, lse, delta, b, h, query);
             const A u = compared(raw, c.score, i, j);
             const Element<A> e = differentiate(c, s, stream, b, h, query, key, coefficient * u, alibi,
-                                               KEYS_ARE_ROWS ? terms[j] : of_row, dp[i][j]);
+                                               terms, dp[i][j]);
             if (!e.seen) {
                 raw.dot[i][j] = raw.cross[i][j] = static_cast<A>(-0.0);
                 continue;
@@ -122,11 +123,12 @@ GW_DEVICE void to_weights(const Tile<A, ROWS>&, Raw<A, Tile<A, ROWS>::PER_Y, Til
 /// dw[·] += Σ_ij weight·tanh(row + value). Vectors of the rows are read again: tanh costs more than that.
 template <typename A, int ROWS>
 GW_DEVICE void add_additive(A (&sum)[Tile<A, ROWS>::PER_Y][Tile<A, ROWS>::COUNT], A (&dw)[Tile<A, ROWS>::COUNT],
-                            const Tile<A, ROWS>& tile, const Matrix& rows, int first_row, int row_count, int count, int from,
-                            int dims, const void* w) {
+                            const Tile<A, ROWS>& tile, const Call& c, const Matrix& rows, int first_row, int row_count,
+                            int count, int from, int dims, const void* w) {
     typedef Tile<A, ROWS> T;
     constexpr int W = T::W;
     const int tx = threadIdx.x % LANES_X, ty = threadIdx.x / LANES_X;
+    first_row = gw::opaque(first_row);
 #pragma unroll
     for (int group = 0; group < GROUPS; ++group) {
         const int column = from + result_column<W>(group);
@@ -139,7 +141,7 @@ GW_DEVICE void add_additive(A (&sum)[Tile<A, ROWS>::PER_Y][Tile<A, ROWS>::COUNT]
             const int row = ty + LANES_Y * i;
             if (row >= row_count) continue;
             A own[W];
-            load_chunk(own, rows.base, row_at(rows, first_row + row) + column, width, rows.type, rows.vectors);
+            load_chunk(own, rows.base, row_at(c, rows, first_row + row) + column, width, c.type, rows.vectors);
 #pragma unroll 1
             for (int j = 0; j < count; ++j) {
                 const A weight = tile.weight[(row * WEIGHT_CHUNKS + ((j / W) ^ (row & 7))) * W + j % W];
@@ -165,10 +167,10 @@ GW_DEVICE void add_by_score(A (&sum)[Tile<A, ROWS>::PER_Y][Tile<A, ROWS>::COUNT]
                             int column_count, int from, int dims, const void* w) {
     put_weights(tile, weights.dot);
     gw::sync_threads();  // nobody reads the slices any more
-    bring<A, Tile<A, ROWS>::COLUMNS, VALUE_CHUNKS, 1>(tile.values, columns, first_column, column_count, from, dims);
+    bring<A, Tile<A, ROWS>::COLUMNS, VALUE_CHUNKS, 1>(tile.values, c, columns, first_column, column_count, from, dims);
     gw::sync_threads();  // the values are there
     if (c.score == ADDITIVE) {
-        add_additive(sum, dw, tile, rows, first_row, row_count, column_count, from, dims, w);
+        add_additive(sum, dw, tile, c, rows, first_row, row_count, column_count, from, dims, w);
         return;
     }
     add_weighted(sum, tile, column_count, dims - from, false);
@@ -181,7 +183,7 @@ GW_DEVICE void add_by_score(A (&sum)[Tile<A, ROWS>::PER_Y][Tile<A, ROWS>::COUNT]
 
 /// Adds `rest` times the row's own vector, and writes the gradient of the tile's rows.
 template <typename A, int ROWS>
-GW_DEVICE void put_gradient(void* to, const Matrix& at, A (&sum)[Tile<A, ROWS>::PER_Y][Tile<A, ROWS>::COUNT],
+GW_DEVICE void put_gradient(void* to, const Call& c, const Matrix& at, A (&sum)[Tile<A, ROWS>::PER_Y][Tile<A, ROWS>::COUNT],
                             const A (&rest)[Tile<A, ROWS>::PER_Y], const Matrix& rows, int first_row, int row_count, int from,
                             int dims) {
     typedef Tile<A, ROWS> T;
@@ -197,12 +199,12 @@ GW_DEVICE void put_gradient(void* to, const Matrix& at, A (&sum)[Tile<A, ROWS>::
                 const int column = from + result_column<W>(group);
                 if (column >= dims) continue;
                 A own[W];
-                load_chunk(own, rows.base, row_at(rows, first_row + row) + column, min(dims - column, W), rows.type, rows.vectors);
+                load_chunk(own, rows.base, row_at(c, rows, first_row + row) + column, min(dims - column, W), c.type, rows.vectors);
 #pragma unroll
                 for (int x = 0; x < W; ++x) sum[i][group * W + x] = gw::fma(own_weight, own[x], sum[i][group * W + x]);
             }
         }
-        put_row(to, row_at(at, first_row + row), at.type, sum[i], from, dims);
+        put_row(to, row_at(c, at, first_row + row), c.type, sum[i], from, dims);
     }
 }
 

@@ -64,9 +64,9 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
         const Matrix sums = query_matrix(c, lse, c.lse, b, first_head, s.q_first, false);
         const i32 lse_type = sizeof(A) == 8 ? F64 : F32;
         if (!s.valid && !partial) {
-            fill<A>(o, out, c.type, first_row, rows, first_column, c.value_dim, NAN);
+            fill<A>(o, c, out, first_row, rows, first_column, c.value_dim, NAN);
             if (writes_lse && static_cast<int>(threadIdx.x) < rows)
-                store_number(lse, row_at(sums, first_row + threadIdx.x), lse_type, static_cast<A>(NAN));
+                store_number(lse, row_at(c, sums, first_row + threadIdx.x), lse_type, static_cast<A>(NAN));
             continue;
         }
         Range sight = keys_in_sight(c, s, first_row / c.pack, (first_row + rows - 1) / c.pack);
@@ -89,11 +89,12 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
         for (int step = steps.begin; step < steps.end; ++step) {
             const int first_key = step * T::COLUMNS, key_count = min(T::COLUMNS, sight.end - first_key);
             Raw<A, PER_Y, W> raw;
-            compare(raw, tile, queries, first_row, rows, keys, first_key, key_count, c.head_dim, c.score, w);
+            compare(raw, tile, c, queries, first_row, rows, keys, first_key, key_count, c.head_dim, c.score, w);
             A z[PER_Y][W];
+            const int sample = gw::opaque(b), row_0 = gw::opaque(first_row);
 #pragma unroll
             for (int i = 0; i < PER_Y; ++i) {
-                const int row = first_row + ty + LANES_Y * i;
+                const int row = row_0 + ty + LANES_Y * i;
                 const int query = row / c.pack, h = first_head + row % c.pack;
                 const A alibi = alibi_of<A>(c, min(h, c.q_heads - 1));
                 A highest = top[i];
@@ -102,7 +103,7 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
                 for (int j = 0; j < W; ++j) {
                     const int key = first_key + W * tx + j;
                     const A score = static_cast<A>(c.coefficient) * compared(raw, c.score, i, j);
-                    const Logit<A> at = logit(c, s, b, h, query, key, score, alibi);
+                    const Logit<A> at = logit(c, s, sample, h, query, key, score, alibi);
                     seen |= static_cast<u32>(at.seen) << j;
                     z[i][j] = at.seen ? at.z * log2_e<A>() : -INFINITY;
                     highest = larger(highest, z[i][j]);
@@ -120,7 +121,7 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
                     const bool taken = (seen >> j & 1u) != 0;
                     total[i] += taken ? weight : 0;
                     if (c.dropout && taken) {
-                        const bool kept = is_kept(c, stream, b, h, query, first_key + W * tx + j);
+                        const bool kept = is_kept(c, stream, sample, h, query, first_key + W * tx + j);
                         weight = kept ? weight * static_cast<A>(c.keep_scale) : static_cast<A>(-0.0);
                     }
                     z[i][j] = taken ? weight : static_cast<A>(-0.0);
@@ -130,7 +131,7 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
             }
             put_weights(tile, z);
             gw::sync_threads();  // nobody reads the slices any more
-            bring<A, T::COLUMNS, VALUE_CHUNKS, 1>(tile.values, values, first_key, key_count, first_column, c.value_dim);
+            bring<A, T::COLUMNS, VALUE_CHUNKS, 1>(tile.values, c, values, first_key, key_count, first_column, c.value_dim);
             gw::sync_threads();  // values and weights are there
             add_weighted(sum, tile, key_count, c.value_dim - first_column, false);
         }
@@ -168,10 +169,10 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
             const A factor = gate * scale * reciprocal(weight);
 #pragma unroll
             for (int x = 0; x < T::COUNT; ++x) sum[i][x] = seen ? sum[i][x] * factor : 0;
-            put_row(o, row_at(out, row), c.type, sum[i], first_column, c.value_dim);
+            put_row(o, row_at(c, out, row), c.type, sum[i], first_column, c.value_dim);
             // A row that sees nothing but its sink: the logarithm of its own exponential.
             const A log_sum = !seen && !c.sinks ? -INFINITY : gw::fma(highest, ln_2<A>(), log_of(weight));
-            if (writes_lse && tx == 0) store_number(lse, row_at(sums, row), lse_type, log_sum);
+            if (writes_lse && tx == 0) store_number(lse, row_at(c, sums, row), lse_type, log_sum);
         }
     }
 }

@@ -117,7 +117,10 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [random::CUDA, attention::CUDA, attention::GENERAL_CUDA, task_heads::CUDA, statevec::CUDA].into_iter().flatten().copied()
+    [random::CUDA, attention::CUDA, attention::GENERAL_CUDA, task_heads::CUDA, statevec::CUDA]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// Every WGSL kernel.

@@ -250,7 +250,7 @@ GW_EXPORT(primitive_classify)
 
 /// From bits: the values of the low half as binary16 and as bfloat16; then the word, as a float, rounded to either.
 GW_KERNEL(256, 1) primitive_half(const gw::u32* in, gw::u32* out, int count) {
-    const int i = linear_thread();
+    const int i = gw::opaque(linear_thread());
     if (i >= count) return;
     const gw::u32 bits = gw::load_global(in + i);
     const gw::u16 low = static_cast<gw::u16>(bits);

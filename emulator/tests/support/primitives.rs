@@ -440,7 +440,13 @@ fn value_of_half(bits: u16, exponents: u32) -> f64 {
     let exponent = i32::from(bits >> mantissas & ((1 << exponents) - 1));
     match exponent {
         0 => sign * mantissa * 2f64.powi(1 - bias),
-        e if e == (1 << exponents) - 1 => if mantissa == 0.0 { sign * f64::INFINITY } else { f64::NAN },
+        e if e == (1 << exponents) - 1 => {
+            if mantissa == 0.0 {
+                sign * f64::INFINITY
+            } else {
+                f64::NAN
+            }
+        }
         e => sign * (1.0 + mantissa) * 2f64.powi(e - bias),
     }
 }
@@ -449,18 +455,25 @@ pub fn sixteen_bit_floats_round_to_nearest_even(device: &dyn Launcher) {
     // Every low half; as floats, words around every exponent, halfway cases among them.
     let mut bits: Vec<u32> = (0..=0xffffu32).map(|low| low.rotate_left(16) | low).collect();
     for exponent in 0..=0xffu32 {
-        for tail in [0, 1, 0xfff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x7fff, 0x8000, 0x8001, 0x17fff, 0x18000, 0x7fefff, 0x7fffff] {
+        for tail in [
+            0, 1, 0xfff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x7fff, 0x8000, 0x8001, 0x17fff, 0x18000, 0x7fefff,
+            0x7fffff,
+        ] {
             bits.extend([exponent << 23 | tail, 1 << 31 | exponent << 23 | tail]);
         }
     }
     bits.extend(words(90, 4096));
     let blocks = u32::try_from(bits.len().div_ceil(256)).expect("few");
-    let call = Call::new("primitive_half", blocks, 256).input(&bits).output::<u32>(4 * bits.len()).int(bits.len());
+    let call =
+        Call::new("primitive_half", blocks, 256).input(&bits).output::<u32>(4 * bits.len()).int(bits.len());
     let out = call.run(device).read::<u32>(1);
     for (&bits, out) in bits.iter().zip(out.chunks(4)) {
         for (got, exponents) in [(out[0], 5), (out[1], 8)] {
             let (got, want) = (f64::from(f32::from_bits(got)), value_of_half(bits as u16, exponents));
-            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{bits:#x}: {got} for {want}");
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{bits:#x}: {got} for {want}"
+            );
         }
         let x = f32::from_bits(bits);
         for (got, exponents) in [(out[2], 5u32), (out[3], 8)] {
@@ -485,7 +498,10 @@ pub fn sixteen_bit_floats_round_to_nearest_even(device: &dyn Launcher) {
                     continue;
                 }
                 let other = (value(neighbour) - f64::from(x).clamp(-overflow, overflow)).abs();
-                assert!(error < other || error == other && got & 1 == 0, "{bits:#x} as {exponents}: {got:#x}");
+                assert!(
+                    error < other || error == other && got & 1 == 0,
+                    "{bits:#x} as {exponents}: {got:#x}"
+                );
             }
         }
     }

@@ -1,5 +1,10 @@
 //! The kernels under the emulator, against f64, in the ways they could be wrong.
 
+mod banks;
+mod capture;
+mod device_values;
+mod formulas;
+mod general;
 mod reference;
 
 use crate::attention::*;
