@@ -20,6 +20,8 @@ pub(crate) enum Status {
     Parameter = 2,
     /// A page number is outside the cache.
     Page = 3,
+    /// The norm of a state is zero, infinite or NaN.
+    Norm = 4,
 }
 
 impl Status {
@@ -30,6 +32,7 @@ impl Status {
             (Self::TaskId, "a task id that is not below the number of tasks"),
             (Self::Parameter, "a NaN or infinite parameter"),
             (Self::Page, "a page number outside the cache"),
+            (Self::Norm, "a state whose norm is zero, infinite or NaN"),
         ];
         let set = |status: Self| words.get(status as usize).is_some_and(|&word| word != 0);
         all.into_iter().find(|&(status, _)| set(status)).map(|(_, what)| Error::DeviceValue { what })

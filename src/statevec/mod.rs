@@ -20,6 +20,10 @@ mod circuit;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod dynamic;
+mod encoding;
+mod fuse;
+mod gate;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu;
 mod lower;
@@ -29,6 +33,7 @@ mod pauli;
 mod plan;
 mod problem;
 mod program;
+pub mod readout;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;
 mod schedule;
@@ -36,7 +41,10 @@ mod subspace;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
-pub use circuit::{Circuit, Control, Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS, MAX_QUBITS, on};
+pub use circuit::{Circuit, Control, MAX_QUBITS, on};
+pub use dynamic::{DynamicCircuit, DynamicProgram, MAX_BITS, Shots};
+pub use encoding::Axis;
+pub use gate::{Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS};
 pub use parameter::{Parameter, Variable};
 pub use pauli::{PauliString, PauliSum};
 pub use problem::Batch;
