@@ -190,5 +190,5 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
 
 ATTENTION_FORWARD_GENERAL(attention_forward_general_f32, float, 64, 2)
 ATTENTION_FORWARD_GENERAL(attention_forward_general_f64, double, 32, 2)
-ATTENTION_FORWARD_GENERAL(attention_decode_f32, float, 16, 4)
-ATTENTION_FORWARD_GENERAL(attention_decode_f64, double, 16, 4)
+ATTENTION_FORWARD_GENERAL(attention_decode_f32, float, 16, 3)
+ATTENTION_FORWARD_GENERAL(attention_decode_f64, double, 16, 3)
