@@ -4,10 +4,13 @@
 pub mod attention_case;
 pub mod compare;
 pub mod devices;
+pub mod elements;
 pub mod guarded;
 pub mod oracle;
+pub mod oracle_attention;
 pub mod oracle_statevec;
 pub mod oracle_task_heads;
+pub mod philox;
 pub mod property;
 pub mod random;
 pub mod tolerance;

@@ -4,6 +4,7 @@
 //! magnitudes added up, not to the result.
 
 use super::oracle::{Forward, Gradients};
+use gatewarp::DType;
 
 /// Unit roundoff of f32.
 pub const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -92,3 +93,18 @@ pub const CENTRAL_DIFFERENCE_STEP: f64 = 1e-5;
 
 /// What the two leave, relative to the size of the derivative (or 1).
 pub const CENTRAL_DIFFERENCE: f64 = 2e-8;
+
+/// Attention's 16u for one more growth of rounding errors, and the smallest number a device must tell from 0.
+pub fn attention_unit(dtype: DType) -> (f64, f64) {
+    match dtype {
+        // u = 2⁻⁵³; exponents of f64 are not flushed in the range tests reach.
+        DType::F64 => (16.0 / (1u64 << 53) as f64, f64::MIN_POSITIVE),
+        _ => (16.0 * U, TINY),
+    }
+}
+
+/// f16 and bf16: twice the error of the unfused algorithm done in that type (FlashAttention 3's rule), and the rounding of the
+/// result itself, which that algorithm also has but not at the same elements.
+pub fn attention_16_bits(dtype: DType) -> (f64, f64) {
+    (2.0, if dtype == DType::F16 { 1.0 / 2048.0 } else { 1.0 / 256.0 })
+}
