@@ -2,6 +2,8 @@
 //! calls take the general kernels: general.rs.
 
 mod general;
+#[allow(dead_code, reason = "the public functions do not come here yet")]
+pub(super) mod inspect;
 mod scratch;
 
 use super::features::{Capabilities, Feature};

@@ -28,7 +28,7 @@ const SPLIT_KEYS: usize = 256;
 const DECODE_LIMIT: usize = 64;
 
 /// Bytes of `attention::Span` in call.cuh.
-const SPAN: usize = 32;
+pub(super) const SPAN: usize = 32;
 /// Sums of a tile of queries: slopes, coefficient, sink, and one to fill up.
 const TERMS: usize = 4;
 
@@ -45,7 +45,7 @@ struct Strides4 {
 /// `attention::Call` in call.cuh.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Call {
+pub(super) struct Call {
     q: Strides,
     k: Strides,
     v: Strides,
@@ -165,7 +165,7 @@ const _: () = assert!(size_of::<BackwardParams>() == GENERAL_BACKWARD_PARAMS);
 const _: () = assert!(size_of::<SumsParams>() == SUMS_PARAMS);
 
 /// The kernels of a problem's accumulator.
-fn kernels(problem: &Problem<'_>) -> &'static General {
+pub(super) fn kernels(problem: &Problem<'_>) -> &'static General {
     if problem.accumulator == DType::F64 { &GENERAL_F64 } else { &GENERAL_F32 }
 }
 
@@ -257,7 +257,12 @@ fn dropout(dropout: Option<&Dropout<'_>>) -> (u32, f64, u64, [u32; 4]) {
 }
 
 impl Call {
-    fn new(problem: &Problem<'_>, pack: usize, o: &TensorRef<'_>, lse: &TensorRef<'_>) -> Result<Self> {
+    pub(super) fn new(
+        problem: &Problem<'_>,
+        pack: usize,
+        o: &TensorRef<'_>,
+        lse: &TensorRef<'_>,
+    ) -> Result<Self> {
         let any = i32::MAX as usize;
         let side = |size: i64| i32::try_from(size).unwrap_or(i32::MAX);
         let (left, right) = problem.window.map_or((i32::MAX, i32::MAX), |w| (side(w.left), side(w.right)));
@@ -333,7 +338,7 @@ impl Call {
 }
 
 /// Address, steps and integer type of a table of pages.
-fn table_argument(table: Option<&Ids<'_>>) -> (u64, i64, i64, u32) {
+pub(super) fn table_argument(table: Option<&Ids<'_>>) -> (u64, i64, i64, u32) {
     table.map_or((0, 0, 0, 0), |ids| {
         let view = ids.view();
         let step = |i| view.layout().step(i) as i64;
@@ -342,7 +347,7 @@ fn table_argument(table: Option<&Ids<'_>>) -> (u64, i64, i64, u32) {
 }
 
 /// Launches attention_plan, which writes the spans.
-fn plan(device: &CudaDevice, problem: &Problem<'_>, spans: u64) -> Result<()> {
+pub(super) fn plan(device: &CudaDevice, problem: &Problem<'_>, spans: u64) -> Result<()> {
     let (mode, offset, offsets) = match &problem.offset {
         Offset::BottomRight => (0, 0, None),
         Offset::At(offset) => (1, *offset, None),

@@ -5,6 +5,7 @@ mod capture;
 mod device_values;
 mod formulas;
 mod general;
+mod inspect;
 mod placed;
 mod reference;
 

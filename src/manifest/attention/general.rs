@@ -14,6 +14,10 @@ pub(crate) const COMBINE_PARAMS: usize = CALL + 8;
 pub(crate) const GENERAL_BACKWARD_PARAMS: usize = CALL + 240;
 /// Size of `attention::SumsParams` in kernels/attention/backward_sums.cu.
 pub(crate) const SUMS_PARAMS: usize = 80;
+/// Size of `attention::InspectParams` in kernels/attention/inspect.cu.
+pub(crate) const INSPECT_PARAMS: usize = CALL + 32;
+/// Size of `attention::AppendParams` in kernels/attention/append.cu.
+pub(crate) const APPEND_PARAMS: usize = 168;
 
 /// Threads of a block in every kernel here: 8 × 16.
 const BLOCK: u32 = 128;
@@ -35,6 +39,8 @@ pub(crate) struct General {
     pub(crate) dkv: CudaKernel,
     pub(crate) bias: CudaKernel,
     pub(crate) sums: CudaKernel,
+    pub(crate) weights: CudaKernel,
+    pub(crate) entropy: CudaKernel,
     /// Rows of a tile of `forward`.
     pub(crate) forward_rows: usize,
     /// Columns of a tile of scores.
@@ -77,7 +83,7 @@ const DKV: &[&str] = &["q", "k", "v", "grad_o", "lse", "delta", "spans", "dk", "
 const BIAS: &[&str] = &["q", "k", "v", "grad_o", "lse", "delta", "spans", "dbias"];
 
 /// Entries in the order of [`General`]'s kernels.
-const fn general(entries: [&'static str; 8], element: u32, forward_rows: u32) -> General {
+const fn general(entries: [&'static str; 10], element: u32, forward_rows: u32) -> General {
     let backward = tile_bytes(BACKWARD_ROWS as u32, element);
     General {
         forward: kernel!(
@@ -106,6 +112,20 @@ const fn general(entries: [&'static str; 8], element: u32, forward_rows: u32) ->
         dkv: kernel!(entries[5], "backward_general.cu", DKV, GENERAL_BACKWARD_PARAMS, backward),
         bias: kernel!(entries[6], "backward_bias.cu", BIAS, GENERAL_BACKWARD_PARAMS, backward),
         sums: kernel!(entries[7], "backward_sums.cu", &["parts", "out"], SUMS_PARAMS, BLOCK * element),
+        weights: kernel!(
+            entries[8],
+            "inspect.cu",
+            &["q", "k", "lse", "spans", "chosen", "weights"],
+            INSPECT_PARAMS,
+            0
+        ),
+        entropy: kernel!(
+            entries[9],
+            "inspect.cu",
+            &["q", "k", "lse", "spans", "entropy"],
+            INSPECT_PARAMS,
+            backward
+        ),
         forward_rows: forward_rows as usize,
         columns: (16 * (CHUNK / element)) as usize,
         out: (VALUE_CHUNKS * (CHUNK / element)) as usize,
@@ -121,6 +141,15 @@ pub(crate) static PLAN: CudaKernel = kernel!(
     16
 );
 
+/// New rows of a cache, of any type.
+pub(crate) static APPEND: CudaKernel = kernel!(
+    "attention_append",
+    "append.cu",
+    &["k_cache", "v_cache", "k", "v", "kv_len", "table", "status"],
+    APPEND_PARAMS,
+    0
+);
+
 /// Tensors of f32, f16 and bf16, accumulated in f32.
 pub(crate) static GENERAL_F32: General = general(
     [
@@ -132,6 +161,8 @@ pub(crate) static GENERAL_F32: General = general(
         "attention_backward_dkv_general_f32",
         "attention_backward_bias_f32",
         "attention_backward_sums_f32",
+        "attention_weights_f32",
+        "attention_entropy_f32",
     ],
     4,
     64,
@@ -148,6 +179,8 @@ pub(crate) static GENERAL_F64: General = general(
         "attention_backward_dkv_general_f64",
         "attention_backward_bias_f64",
         "attention_backward_sums_f64",
+        "attention_weights_f64",
+        "attention_entropy_f64",
     ],
     8,
     32,
@@ -156,6 +189,7 @@ pub(crate) static GENERAL_F64: General = general(
 /// Every row.
 pub(in crate::manifest) const CUDA: &[&CudaKernel] = &[
     &PLAN,
+    &APPEND,
     &GENERAL_F32.forward,
     &GENERAL_F32.decode,
     &GENERAL_F32.combine,
@@ -164,6 +198,8 @@ pub(in crate::manifest) const CUDA: &[&CudaKernel] = &[
     &GENERAL_F32.dkv,
     &GENERAL_F32.bias,
     &GENERAL_F32.sums,
+    &GENERAL_F32.weights,
+    &GENERAL_F32.entropy,
     &GENERAL_F64.forward,
     &GENERAL_F64.decode,
     &GENERAL_F64.combine,
@@ -172,4 +208,6 @@ pub(in crate::manifest) const CUDA: &[&CudaKernel] = &[
     &GENERAL_F64.dkv,
     &GENERAL_F64.bias,
     &GENERAL_F64.sums,
+    &GENERAL_F64.weights,
+    &GENERAL_F64.entropy,
 ];
