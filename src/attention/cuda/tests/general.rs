@@ -130,7 +130,7 @@ impl Call {
 /// What a run computed, each in the order of [`Results`]; empty where it was not asked for.
 struct Run(Vec<(&'static str, Vec<f64>)>);
 
-fn run(device: &Device, call: &Call, dtype: DType, stored: Stored) -> crate::Result<Run> {
+fn run(device: &Device, call: &Call, dtype: DType, stored: Stored) -> Result<Run> {
     let c = call;
     let accumulator = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     let is_packed = stored == Stored::Packed;

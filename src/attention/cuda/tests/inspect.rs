@@ -4,7 +4,6 @@ use super::super::inspect::{self, Append};
 use super::reference::numbers;
 use crate::attention::*;
 use crate::device::{Device, Kind, Schedule};
-use crate::dtype::DType;
 use crate::ids::Ids;
 use crate::tensor::Tensor;
 
