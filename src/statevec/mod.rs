@@ -4,6 +4,9 @@
 //! with shared (`theta`) and per-sample (`inputs`) parameters, and returns states, [probabilities](Program::probabilities),
 //! [expectations](Program::expectations) of [`PauliSum`]s, or [gradients](Program::gradient).
 //!
+//! States in memory are read out by [`readout`]; [`DynamicCircuit`] has measurements, resets and conditions in its middle;
+//! [`DensityCircuit`] has channels, on density matrices.
+//!
 //! # How a circuit is compiled
 //!
 //! 1. *Lowering* (`lower.rs`). Every gate becomes steps of five kinds: real and imaginary rotations of amplitude pairs,
@@ -20,6 +23,7 @@ mod circuit;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod density;
 mod dynamic;
 mod encoding;
 mod fuse;
@@ -42,6 +46,10 @@ mod subspace;
 mod wgpu;
 
 pub use circuit::{Circuit, Control, MAX_QUBITS, on};
+pub use density::{
+    DensityBatch, DensityCircuit, DensityGradients, DensityProgram, KrausChannel, MAX_CHANNEL_QUBITS,
+    MAX_DENSITY_QUBITS, QubitChannel, QubitGradients, QubitSequences,
+};
 pub use dynamic::{DynamicCircuit, DynamicProgram, MAX_BITS, Shots};
 pub use encoding::Axis;
 pub use gate::{Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS};
