@@ -30,7 +30,7 @@ GW_DEVICE void copy_units(void* to, i64 to_row, const void* from, i64 from_row, 
 
 GW_DEVICE void append(void* k_cache, void* v_cache, const void* k, const void* v, const u32* kv_len, const u32* table,
                       u32* status, const AppendParams& p) {
-    constexpr int LENGTH = 0, PAGE = 3;  // Status in src/device/status.rs
+    constexpr int LENGTH = 0, PAGE = 5;  // Status in src/device/status.rs
     const bool of_keys = threadIdx.x < THREADS / 2;
     const Strides& cache = of_keys ? p.k_cache : p.v_cache;
     const Strides& given = of_keys ? p.k : p.v;

@@ -39,7 +39,7 @@ GW_DEVICE bool boundaries(const u32* cu, i64 step, i32 kind, int b, i32 longest,
 
 GW_DEVICE void plan(Shared<u32> shared, const u32* kv_len, const u32* query_offset, const u32* cu_q, const u32* cu_k,
                     const u32* table, uint4* spans, u32* status, const PlanParams& p) {
-    constexpr int LENGTH = 0, PAGE = 3;  // Status in src/device/status.rs
+    constexpr int LENGTH = 0, PAGE = 5;  // Status in src/device/status.rs
     constexpr i32 FAR = 1 << 30;
     const int b = blockIdx.x;
     if (threadIdx.x == 0) {

@@ -18,10 +18,12 @@ pub(crate) enum Status {
     TaskId = 1,
     /// An angle or gate coefficient is NaN or infinite.
     Parameter = 2,
-    /// A page number is outside the cache.
-    Page = 3,
+    /// A class label is not below the number of classes.
+    Label = 3,
     /// The norm of a state is zero, infinite or NaN.
     Norm = 4,
+    /// A page number is outside the cache.
+    Page = 5,
 }
 
 impl Status {
@@ -31,6 +33,7 @@ impl Status {
             (Self::Length, "a length that is negative or exceeds its tensor"),
             (Self::TaskId, "a task id that is not below the number of tasks"),
             (Self::Parameter, "a NaN or infinite parameter"),
+            (Self::Label, "a label that is not below the number of classes"),
             (Self::Page, "a page number outside the cache"),
             (Self::Norm, "a state whose norm is zero, infinite or NaN"),
         ];
