@@ -274,7 +274,7 @@ fn is_fast(problem: &Problem<'_>) -> bool {
         && problem.bias.is_none()
         && problem.alibi.is_none()
         && problem.sinks.is_none()
-        && problem.dropout.is_none()
+        && problem.dropout.as_ref().is_none_or(|dropout| dropout.p == 0.0)
         && matches!(problem.storage, Storage::Dense)
 }
 
