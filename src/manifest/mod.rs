@@ -4,6 +4,7 @@
 //! compiles the rows. Rows are data and are there whatever features are on.
 
 pub(crate) mod attention;
+pub(crate) mod density;
 pub(crate) mod device;
 pub(crate) mod random;
 pub(crate) mod readout;
@@ -54,6 +55,7 @@ pub struct WgslKernel {
 
 /// A kernel in both languages, for [`crate::launch`].
 #[derive(Debug)]
+#[cfg_attr(not(all(feature = "wgpu", feature = "cuda")), allow(dead_code))]
 pub(crate) struct GpuKernel {
     pub(crate) cuda: &'static CudaKernel,
     pub(crate) wgsl: &'static WgslKernel,
@@ -78,6 +80,7 @@ pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
+    ("density/qubit.cuh", include_str!("../../kernels/density/qubit.cuh")),
     ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
     ("statevec/mass.cuh", include_str!("../../kernels/statevec/mass.cuh")),
 ];
@@ -116,7 +119,7 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [random::CUDA, attention::CUDA, task_heads::CUDA, statevec::CUDA, readout::CUDA]
+    [random::CUDA, attention::CUDA, task_heads::CUDA, statevec::CUDA, readout::CUDA, density::CUDA]
         .into_iter()
         .flatten()
         .copied()
@@ -124,10 +127,18 @@ pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
 
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
-    [device::WGSL, random::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL, readout::WGSL]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        device::WGSL,
+        random::WGSL,
+        attention::WGSL,
+        task_heads::WGSL,
+        statevec::WGSL,
+        readout::WGSL,
+        density::WGSL,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 #[cfg(test)]

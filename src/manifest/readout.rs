@@ -1,4 +1,5 @@
 //! Kernels of `statevec` that work on states and probabilities: readout, sampling, measurement.
+#![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))] // Nothing launches them then.
 
 use super::Access::{self, Read, ReadWrite};
 use super::{CudaKernel, GpuKernel, WgslKernel};
@@ -9,7 +10,7 @@ macro_rules! source {
     };
 }
 
-const fn cuda(
+pub(super) const fn cuda(
     entry: &'static str,
     file: &'static str,
     source: &'static str,
@@ -21,7 +22,7 @@ const fn cuda(
     CudaKernel { entry, file, source, block, pointers, params: 4 * words, shared_bytes }
 }
 
-const fn wgsl(
+pub(super) const fn wgsl(
     entry: &'static str,
     file: &'static str,
     source: &'static str,

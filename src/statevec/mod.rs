@@ -6,6 +6,9 @@
 //! [expectations](Program::gradient) or of [anything that is computed from the states](Program::backward_states).
 //! [`Circuit::to_bytes`] keeps a circuit for another run.
 //!
+//! States in memory are read out by [`readout`]; [`DynamicCircuit`] has measurements, resets and conditions in its middle;
+//! [`DensityCircuit`] has channels, on density matrices.
+//!
 //! # How a circuit is compiled
 //!
 //! 1. *Lowering* (`lower.rs`). Every gate becomes steps of six kinds: real and imaginary rotations of amplitude pairs,
@@ -25,6 +28,7 @@ mod circuit;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod density;
 mod dynamic;
 mod encoding;
 mod fuse;
@@ -49,6 +53,10 @@ mod wgpu;
 
 pub use batch::{Batch, Start};
 pub use circuit::{Circuit, Control, MAX_QUBITS, on};
+pub use density::{
+    DensityBatch, DensityCircuit, DensityGradients, DensityProgram, KrausChannel, MAX_CHANNEL_QUBITS,
+    MAX_DENSITY_QUBITS, QubitChannel, QubitGradients, QubitSequences,
+};
 pub use dynamic::{DynamicCircuit, DynamicProgram, MAX_BITS, Shots};
 pub use encoding::Axis;
 pub use gate::{Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS};

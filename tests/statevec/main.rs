@@ -8,10 +8,12 @@ mod support;
 
 mod bad_input;
 mod case;
+mod density;
 mod gates;
 mod gradients;
 mod memory_states;
 mod precision;
+mod qubit_sequences;
 mod random_words;
 mod readout;
 mod sampling;
@@ -83,6 +85,16 @@ static TESTS: &[Test] = &[
     Test::new("trajectories_are_the_same_everywhere", sampling::trajectories_are_the_same_everywhere),
     Test::new("bad_dynamic_circuits_are_typed_errors", sampling::bad_dynamic_circuits_are_typed_errors),
     Test::alone("a_state_without_norm_is_reported", sampling::a_state_without_norm_is_reported),
+    Test::new("density_circuits_are_dense", density::density_circuits_are_dense),
+    Test::new(
+        "without_channels_a_density_matrix_is_pure",
+        density::without_channels_a_density_matrix_is_pure,
+    ),
+    Test::new("density_gradients_are_derivatives", density::density_gradients_are_derivatives),
+    Test::new("bad_channels_are_typed_errors", density::bad_channels_are_typed_errors),
+    Test::new("sequences_are_their_kraus_operators", qubit_sequences::sequences_are_their_kraus_operators),
+    Test::new("sequence_gradients_are_derivatives", qubit_sequences::sequence_gradients_are_derivatives),
+    Test::alone("a_bad_parameter_spoils_its_sequence", qubit_sequences::a_bad_parameter_spoils_its_sequence),
     Test::new("random_words_are_the_same_everywhere", random_words::random_words_are_the_same_everywhere),
     Test::new("bad_input_is_a_typed_error", bad_input::bad_input_is_a_typed_error),
     Test::alone("a_nan_angle_spoils_its_sample_alone", bad_input::a_nan_angle_spoils_its_sample_alone),

@@ -5,7 +5,7 @@
 //! sample, then trajectories run side by side as one batch. A conditional part runs on the trajectories that meet its
 //! condition and on no others. If all that follows the unitary part is measurements, one state gives all the shots.
 
-mod rows;
+pub(super) mod rows;
 mod run;
 mod shots;
 

@@ -53,7 +53,7 @@ pub(super) fn pick(op: &'static str, source: &TensorRef<'_>, index: &TensorRef<'
 }
 
 /// Writes the rows of `source` to the listed rows of `out`.
-pub(super) fn put(
+pub(crate) fn put(
     op: &'static str,
     source: &TensorRef<'_>,
     index: &TensorRef<'_>,

@@ -181,6 +181,11 @@ pub fn fidelity(a: &TensorRef<'_>, b: &TensorRef<'_>) -> Result<Tensor> {
     products("statevec_fidelity", a, b, Part::SquaredNorm)
 }
 
+/// Σ |element|² of each row of `[batch, 2^n]` c64: `[batch]` f32.
+pub(crate) fn squared_norms(op: &'static str, states: &TensorRef<'_>) -> Result<Tensor> {
+    products(op, states, states, Part::Real)
+}
+
 /// Gradients of a real L by both states of [`overlaps`]: `(da, db)`, each `[batch, 2^n]` c64.
 ///
 /// `a`, `b`: `[batch, 2^n]` c64; `grads [batch]` c64, contiguous. Gradients of complex numbers are ∂L/∂Re + i·∂L/∂Im, so that
