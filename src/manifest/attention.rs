@@ -2,10 +2,12 @@
 
 pub(crate) mod cuda;
 pub(crate) mod general;
+pub(crate) mod general_cuda;
 
 use super::Access::{Read, ReadWrite};
 use super::WgslKernel;
 pub(super) use cuda::CUDA;
+pub(super) use general_cuda::CUDA as GENERAL_CUDA;
 
 /// `kernels/attention/$file` after `common.wgsl`.
 macro_rules! with_common {

@@ -21,6 +21,25 @@ impl Reals<'_> {
             Self::Double(values) => values[index],
         }
     }
+
+    /// `scale·x + offset` of the number at each lane's index. The type is looked at once, outside the loop.
+    #[inline(always)]
+    fn affine(&self, index: impl Fn(usize) -> usize, angle: Angle) -> [f64; WIDTH] {
+        let mut out = [0.0; WIDTH];
+        match self {
+            Self::Single(values) => {
+                for l in 0..WIDTH {
+                    out[l] = angle.scale.mul_add(values[index(l)].into(), angle.offset);
+                }
+            }
+            Self::Double(values) => {
+                for l in 0..WIDTH {
+                    out[l] = angle.scale.mul_add(values[index(l)], angle.offset);
+                }
+            }
+        }
+        out
+    }
 }
 
 /// Parameter values in host memory.
@@ -55,23 +74,13 @@ impl Values<'_> {
             None => [angle.offset; WIDTH],
             Some(Variable::Theta(i)) => {
                 if let Some((tasks, step)) = &self.tasks {
-                    let mut out = [0.0; WIDTH];
-                    for l in 0..WIDTH {
-                        let value = self.theta.at(tasks[samples[l]] * step + i * self.theta_step);
-                        out[l] = angle.scale.mul_add(value, angle.offset);
-                    }
-                    return out;
+                    return self.theta.affine(|l| tasks[samples[l]] * step + i * self.theta_step, angle);
                 }
                 let value = self.theta.at(i * self.theta_step);
                 [angle.scale.mul_add(value, angle.offset); WIDTH]
             }
             Some(Variable::Input(i)) => {
-                let mut out = [0.0; WIDTH];
-                for l in 0..WIDTH {
-                    let value = self.inputs.at(samples[l] * self.sample_step + i * self.input_step);
-                    out[l] = angle.scale.mul_add(value, angle.offset);
-                }
-                out
+                self.inputs.affine(|l| samples[l] * self.sample_step + i * self.input_step, angle)
             }
         }
     }
