@@ -203,7 +203,7 @@ pub fn gradients_do_not_see_their_batch(device: &TestDevice) -> Result<(), Strin
             let width = sums.len() + 3;
             let weights = random.values(samples * width, 1.0);
             let scale = (0.5f32 / (1 << n) as f32).sqrt();
-            let values = random.values(2 * samples << n, scale);
+            let values = random.values((2 * samples) << n, scale);
             let amplitudes: Vec<Complex32> = values.chunks(2).map(|v| Complex32::new(v[0], v[1])).collect();
             let run = |range: std::ops::Range<usize>| -> Result<Gradients, String> {
                 let count = range.len();
