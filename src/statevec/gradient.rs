@@ -7,9 +7,7 @@ use super::parameter::{Angle, Variable};
 use super::pauli::PauliSum;
 use super::problem::{Problem, host};
 use super::program::Program;
-use crate::device::Backend;
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-use crate::device::Kind;
+use crate::device::{Backend, Kind};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, TensorRef};
@@ -23,8 +21,7 @@ pub struct StatevecGradients {
     /// `[samples, inputs]`.
     pub inputs: Tensor,
     /// Of the shape and element type of `initial`, summed over the samples that share a row, in their order. A complex one is
-    /// ∂L/∂re + i·∂L/∂im, what PyTorch uses: dL = Re Σ conj(g)·dz. `None` where no amplitudes were
-    /// given, and on GPU backends.
+    /// ∂L/∂re + i·∂L/∂im, what PyTorch uses: dL = Re Σ conj(g)·dz. `None` where no amplitudes were given.
     pub initial: Option<Tensor>,
 }
 
@@ -36,7 +33,8 @@ impl Program {
     /// arrives from whatever uses the expectations.
     ///
     /// # Errors
-    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix.
+    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix, and
+    /// on GPU backends where amplitudes to start from are given.
     ///
     /// # Source
     /// Jones & Gacon, arXiv:2009.02823.
@@ -55,12 +53,11 @@ impl Program {
         }
         validate::tensor(op, "weights", weights, batch.real(), &batch.device)?;
         validate::last_contiguous(op, "weights", weights)?;
-        self.check_unitary(&problem)?;
-        let groups = observables::groups(&self.lowered.frame, observables);
-        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        self.check_adjoint(&problem)?;
         if batch.device.backend() != Backend::Cpu {
-            return self.gradient_on_gpu(&problem, &groups, weights);
+            return self.gradient_on_gpu(&problem, observables, weights);
         }
+        let groups = observables::groups(&self.lowered.frame, observables);
         if batch.dtype == DType::C128 {
             self.observables_backward::<f64>(&problem, &groups, observables.len(), weights)
         } else {
@@ -91,19 +88,17 @@ impl Program {
     /// ```
     ///
     /// # Errors
-    /// As [`Program::gradient`]; [`Error::Unsupported`] on GPU backends.
+    /// As [`Program::gradient`].
     pub fn backward_states(&self, batch: &Batch<'_>, cotangent: &TensorRef<'_>) -> Result<StatevecGradients> {
         let op = "statevec_backward_states";
         let problem = Problem::new(op, self, batch)?;
         validate::shape(op, "cotangent", cotangent, &[batch.samples, 1 << self.qubits])?;
         validate::tensor(op, "cotangent", cotangent, batch.dtype, &batch.device)?;
         validate::last_contiguous(op, "cotangent", cotangent)?;
-        let backend = batch.device.backend();
-        if backend != Backend::Cpu {
-            let (what, limit) = ("the adjoint method from given cotangents", "the cpu backend".into());
-            return Err(Error::Unsupported { op, backend, what, limit, got: batch.device.name() });
+        self.check_adjoint(&problem)?;
+        if batch.device.backend() != Backend::Cpu {
+            return problem.only_on_cpu("gradient from a gradient of the states");
         }
-        self.check_unitary(&problem)?;
         if batch.dtype == DType::C128 {
             self.states_backward::<f64>(&problem, cotangent)
         } else {
@@ -111,7 +106,39 @@ impl Program {
         }
     }
 
-    fn check_unitary(&self, problem: &Problem<'_>) -> Result<()> {
+    fn gradient_on_gpu(
+        &self,
+        problem: &Problem<'_>,
+        observables: &[PauliSum],
+        weights: &TensorRef<'_>,
+    ) -> Result<StatevecGradients> {
+        problem.check_backend()?;
+        if problem.initial.is_some() {
+            return problem.only_on_cpu("gradient of a circuit with initial amplitudes");
+        }
+        let groups = observables::groups(&self.lowered.frame, observables);
+        let zeros = |shape: &[usize]| Tensor::zeros(&problem.device, DType::F32, shape);
+        let shape: Vec<usize> = problem.theta_tasks.into_iter().chain([self.thetas()]).collect();
+        #[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(unused_mut))]
+        let (mut theta, mut inputs) = (zeros(&shape)?, zeros(&[problem.samples, self.inputs()])?);
+        if problem.samples > 0 && !groups.is_empty() {
+            match &problem.device.0 {
+                // Has its own way.
+                Kind::Cpu => {}
+                #[cfg(feature = "wgpu")]
+                Kind::Wgpu(device) => {
+                    super::wgpu::gradient(device, problem, &groups, weights, [&mut theta, &mut inputs])?;
+                }
+                #[cfg(feature = "cuda")]
+                Kind::Cuda(device) => {
+                    super::cuda::gradient(device, problem, &groups, weights, [&mut theta, &mut inputs])?;
+                }
+            }
+        }
+        Ok(StatevecGradients { theta, inputs, initial: None })
+    }
+
+    fn check_adjoint(&self, problem: &Problem<'_>) -> Result<()> {
         let (op, backend) = (problem.op, problem.device.backend());
         if !self.lowered.unitary {
             let (what, limit) = ("the adjoint gradient", "circuits of unitary gates".into());
@@ -119,32 +146,6 @@ impl Program {
             return Err(Error::Unsupported { op, backend, what, limit, got });
         }
         problem.check_unitary_matrices()
-    }
-
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    fn gradient_on_gpu(
-        &self,
-        problem: &Problem<'_>,
-        groups: &[observables::StringGroup],
-        weights: &TensorRef<'_>,
-    ) -> Result<StatevecGradients> {
-        problem.check_backend()?;
-        let zeros = |shape: &[usize]| Tensor::zeros(&problem.device, DType::F32, shape);
-        let shape: Vec<usize> = problem.theta_tasks.into_iter().chain([self.thetas]).collect();
-        let mut theta = zeros(&shape)?;
-        let mut inputs = zeros(&[problem.samples, self.inputs])?;
-        if problem.samples > 0 && !groups.is_empty() {
-            let out = [&mut theta, &mut inputs];
-            match &problem.device.0 {
-                // Has its own way, in the caller.
-                Kind::Cpu => {}
-                #[cfg(feature = "wgpu")]
-                Kind::Wgpu(device) => super::wgpu::gradient(device, problem, groups, weights, out)?,
-                #[cfg(feature = "cuda")]
-                Kind::Cuda(device) => super::cuda::gradient(device, problem, groups, weights, out)?,
-            }
-        }
-        Ok(StatevecGradients { theta, inputs, initial: None })
     }
 
     fn observables_backward<F: Float>(

@@ -35,9 +35,9 @@ mod fuse;
 mod gate;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu;
-mod gradient;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu_adjoint;
+mod gradient;
 mod lower;
 mod observables;
 mod parameter;

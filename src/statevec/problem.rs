@@ -171,6 +171,18 @@ impl<'a> Problem<'a> {
         })
     }
 
+    /// The error of another backend for what only the CPU can do yet.
+    pub(crate) fn only_on_cpu<T>(&self, what: &'static str) -> Result<T> {
+        let (op, backend) = (self.op, self.device.backend());
+        Err(Error::Unsupported {
+            op,
+            backend,
+            what,
+            limit: "the cpu backend".into(),
+            got: self.device.name(),
+        })
+    }
+
     /// What only the CPU can do yet, as the error of another backend.
     pub(crate) fn check_backend(&self) -> Result<()> {
         let backend = self.device.backend();
