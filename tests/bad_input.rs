@@ -209,7 +209,7 @@ fn attention_forward_refuses(device: &TestDevice) -> std::result::Result<(), Str
     let wide =
         [tensor(device, &[BATCH, Q_HEADS, Q_LEN, 16_385]), tensor(device, &[BATCH, KV_HEADS, SLOTS, 16_385])];
     let result = attention_forward(&wide[0].view(), &wide[1].view(), &scene.v.view(), &plain);
-    refused("a head dimension of 16,385", result, Unsupported("head dimension"))?;
+    refused("a head dimension of 16385", result, Unsupported("head dimension"))?;
     let result = attention_forward(
         &scene.q.view(),
         &tensor(device, &[BATCH, 0, SLOTS, DIM]).view(),

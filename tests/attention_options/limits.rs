@@ -17,7 +17,7 @@ pub fn lacking(backend: Backend, case: &Case, dtype: DType) -> bool {
         | option::PACKED;
     match backend {
         Backend::Wgpu => dtype == DType::F64,
-        Backend::Cpu | Backend::Cuda => {
+        Backend::Cpu => {
             dtype != DType::F32
                 || case.head_dim.max(case.value_dim) > 128
                 || case.score != Score::Dot
@@ -29,10 +29,10 @@ pub fn lacking(backend: Backend, case: &Case, dtype: DType) -> bool {
 
 /// Whether the backend has no gradients of options yet.
 pub fn gradients_lacking(backend: Backend) -> bool {
-    backend != Backend::Wgpu
+    backend == Backend::Cpu
 }
 
 /// Whether the backend refuses paged caches.
 pub fn paged_lacking(backend: Backend) -> bool {
-    backend != Backend::Wgpu
+    backend == Backend::Cpu
 }
