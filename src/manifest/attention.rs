@@ -2,12 +2,12 @@
 
 pub(crate) mod cuda;
 pub(crate) mod general;
-pub(crate) mod general_cuda;
+pub(crate) mod general_wgsl;
 
 use super::Access::{Read, ReadWrite};
 use super::WgslKernel;
 pub(super) use cuda::CUDA;
-pub(super) use general_cuda::CUDA as GENERAL_CUDA;
+pub(super) use general::CUDA as GENERAL_CUDA;
 
 /// `kernels/attention/$file` after `common.wgsl`.
 macro_rules! with_common {
@@ -162,15 +162,15 @@ pub(super) static WGSL: &[&WgslKernel] = &[
     &WGSL_BACKWARD_KV[0],
     &WGSL_BACKWARD_KV[1],
     &WGSL_BACKWARD_KV[2],
-    &general::PACK,
-    &general::PACK_MASK,
-    &general::PLAN,
-    &general::FORWARD,
-    &general::COMBINE,
-    &general::ROWS,
-    &general::BACKWARD_Q,
-    &general::BACKWARD_KV,
-    &general::BIAS,
-    &general::SUM,
-    &general::SCATTER,
+    &general_wgsl::PACK,
+    &general_wgsl::PACK_MASK,
+    &general_wgsl::PLAN,
+    &general_wgsl::FORWARD,
+    &general_wgsl::COMBINE,
+    &general_wgsl::ROWS,
+    &general_wgsl::BACKWARD_Q,
+    &general_wgsl::BACKWARD_KV,
+    &general_wgsl::BIAS,
+    &general_wgsl::SUM,
+    &general_wgsl::SCATTER,
 ];

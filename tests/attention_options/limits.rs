@@ -1,9 +1,8 @@
 //! What a backend refuses: SPEC's own limits, and nothing else.
 
-use crate::case::Case;
 use gatewarp::{Backend, DType};
 
 /// Whether a call is refused as `Unsupported`: f64 is for cpu and cuda.
-pub fn lacking(backend: Backend, _: &Case, dtype: DType) -> bool {
+pub fn lacking(backend: Backend, dtype: DType) -> bool {
     backend == Backend::Wgpu && dtype == DType::F64
 }

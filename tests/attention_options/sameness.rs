@@ -2,7 +2,6 @@
 
 use crate::case::{Case, case, option};
 use crate::launch::Launch;
-use crate::limits::lacking;
 use crate::support::devices::TestDevice;
 use crate::support::oracle_attention::Score;
 use crate::support::property::{CASES, check};
@@ -10,7 +9,7 @@ use crate::support::random::Random;
 use gatewarp::attention::{
     AttentionOptions, AttentionOutput, QueryOffset, Sequences, Window, attention_forward,
 };
-use gatewarp::{Backend, DType, Device, Error, Layout, Result, Tensor};
+use gatewarp::{Backend, DType, Device, Layout, Result, Tensor};
 
 fn tensor(device: &Device, random: &mut Random, shape: &[usize]) -> Result<Tensor> {
     Tensor::from_slice(device, &random.values(shape.iter().product(), 1.0), shape)
@@ -31,9 +30,6 @@ fn same_kernels(handle: &Device) -> Option<Window> {
 pub fn packed_is_each_sequence_alone(device: &TestDevice) -> std::result::Result<(), String> {
     let strategy = case(&[Score::Dot], option::PACKED, option::CAUSAL);
     check("packed_is_each_sequence_alone", device, CASES / 4, &strategy, |handle, case| {
-        if lacking(handle.backend(), case, DType::F32) {
-            return Ok(());
-        }
         let data = case.data(DType::F32);
         let run = Launch::new(handle, DType::F32, case, &data).forward()?;
         let p = &data.problem;
@@ -114,12 +110,7 @@ pub fn pages_are_the_dense_cache(device: &TestDevice) -> std::result::Result<(),
         let (window, kv_len) = (same_kernels(handle), Some(lengths.view()));
         let dense = AttentionOptions { causal: true, window, kv_len, ..Default::default() };
         let paged = AttentionOptions { sequences: Sequences::Paged { table: words.view() }, ..dense.clone() };
-        let got = match attention_forward(&q.view(), &k.view(), &v.view(), &paged) {
-            Err(Error::Unsupported { .. }) if crate::limits::paged_lacking(handle.backend()) => {
-                return Ok(Ok(()));
-            }
-            other => other?,
-        };
+        let got = attention_forward(&q.view(), &k.view(), &v.view(), &paged)?;
         let (k, v) = (gather(&k, dim)?, gather(&v, value_dim)?);
         let want = attention_forward(&q.view(), &k.view(), &v.view(), &dense)?;
         handle.synchronize()?;
@@ -151,9 +142,6 @@ pub fn dropout_draws_the_same_words(device: &TestDevice) -> std::result::Result<
         options: option::DROPOUT,
         seed: 5,
     };
-    if lacking(handle.backend(), &case, DType::F32) {
-        return Ok(());
-    }
     let mut data = case.data(DType::F32);
     let mut run = |p: f64, seed: u64| {
         data.problem.dropout = Some(crate::support::oracle_attention::Dropout { p, seed, offset: 0 });

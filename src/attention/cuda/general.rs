@@ -13,7 +13,7 @@ use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ids::Ids;
-use crate::manifest::attention::general_cuda::{
+use crate::manifest::attention::general::{
     BACKWARD_ROWS, CALL, COMBINE_PARAMS, DECODE_ROWS, GENERAL_BACKWARD_PARAMS, GENERAL_F32, GENERAL_F64,
     GENERAL_FORWARD_PARAMS, General, PLAN, PLAN_PARAMS, SUMS_PARAMS,
 };

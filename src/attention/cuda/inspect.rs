@@ -9,7 +9,7 @@ use crate::device::Backend;
 use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
 use crate::ids::Ids;
-use crate::manifest::attention::general_cuda::{APPEND, APPEND_PARAMS, BACKWARD_ROWS, INSPECT_PARAMS};
+use crate::manifest::attention::general::{APPEND, APPEND_PARAMS, BACKWARD_ROWS, INSPECT_PARAMS};
 use crate::tensor::{Tensor, TensorRef};
 use bytemuck::{Pod, Zeroable};
 

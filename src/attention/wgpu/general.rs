@@ -11,7 +11,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::ids::Ids;
 use crate::manifest::WgslKernel;
-use crate::manifest::attention::general as kernels;
+use crate::manifest::attention::general_wgsl as kernels;
 use crate::tensor::TensorRef;
 use bytemuck::{Pod, Zeroable};
 
