@@ -16,7 +16,7 @@ pub fn lacking(backend: Backend, case: &Case, dtype: DType) -> bool {
         | option::DROPOUT
         | option::PACKED;
     match backend {
-        Backend::Wgpu | Backend::Cuda => {
+        Backend::Wgpu => {
             dtype != DType::F32
                 || case.head_dim.max(case.value_dim) > 128
                 || case.score != Score::Dot
@@ -28,10 +28,10 @@ pub fn lacking(backend: Backend, case: &Case, dtype: DType) -> bool {
 
 /// Whether the backend has no gradients of options yet.
 pub fn gradients_lacking(backend: Backend) -> bool {
-    backend != Backend::Cpu
+    backend == Backend::Wgpu
 }
 
 /// Whether the backend refuses paged caches.
 pub fn paged_lacking(backend: Backend) -> bool {
-    backend != Backend::Cpu
+    backend == Backend::Wgpu
 }
