@@ -115,7 +115,7 @@ pub fn agree(device: &Device, case: &Case, data: &Data, dtype: DType, gradients:
         }
         // Sums over a whole call of 16-bit inputs are kept in f32; their inputs' rounding is what the bound of terms is for.
         let sum = matches!(name, "dsinks" | "dalibi" | "dw" | "dscale");
-        let plain = unfused.as_ref().map(|gradients| pick(gradients));
+        let plain = unfused.as_ref().map(pick);
         let plain_sum = plain.map(|plain| {
             if name == "dw" && case.seed.is_multiple_of(2) {
                 summed_over_heads(plain, p.head_dim)
@@ -141,8 +141,10 @@ fn summed_over_heads(all: &Summed, dim: usize) -> Summed {
 
 type Pick<T, U> = fn(&T) -> &U;
 
+type Named = (&'static str, Pick<GradientRun, Vec<f64>>, Pick<Gradients, Summed>);
+
 /// Name, result, oracle's value of each gradient.
-const GRADIENTS: [(&str, Pick<GradientRun, Vec<f64>>, Pick<Gradients, Summed>); 8] = [
+const GRADIENTS: [Named; 8] = [
     ("dq", |g| &g.dq, |g| &g.dq),
     ("dk", |g| &g.dk, |g| &g.dk),
     ("dv", |g| &g.dv, |g| &g.dv),

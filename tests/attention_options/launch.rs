@@ -144,7 +144,7 @@ impl<'a> Launch<'a> {
         };
         let grad_lse = free(accumulator, &grad_lse, &rows);
         let bias = p.bias.as_ref().map(|bias| {
-            let dtype = if case.seed % 3 == 0 && dtype != DType::F64 { DType::F32 } else { dtype };
+            let dtype = if case.seed.is_multiple_of(3) && dtype != DType::F64 { DType::F32 } else { dtype };
             free(dtype, &bias.values, &bias.shape)
         });
         let alibi = p.alibi.as_ref().map(|alibi| free(accumulator, alibi, &[p.q_heads]));
