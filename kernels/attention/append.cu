@@ -9,6 +9,7 @@
 // Twin      src/attention/cpu/append.rs        Source  our own
 #include "device.cuh"
 #include "attention/call.cuh"
+#include "attention/tile.cuh"
 
 namespace attention {
 

@@ -9,6 +9,7 @@
 // Twin      src/attention/cpu/backward.rs        Source  our own
 #include "device.cuh"
 #include "attention/differentiate.cuh"
+#include "attention/tile.cuh"
 
 namespace attention {
 

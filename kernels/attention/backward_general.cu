@@ -14,6 +14,7 @@
 // Twin      src/attention/cpu/backward.rs        Source  arXiv:2307.08691, algorithm 2, split in two passes
 #include "device.cuh"
 #include "attention/differentiate.cuh"
+#include "attention/tile.cuh"
 
 namespace attention {
 

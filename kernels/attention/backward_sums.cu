@@ -10,6 +10,7 @@
 // Twin      src/attention/cpu/backward.rs        Source  our own
 #include "device.cuh"
 #include "attention/call.cuh"
+#include "attention/tile.cuh"
 
 namespace attention {
 

@@ -8,6 +8,7 @@
 // Twin      src/attention/cpu/forward.rs        Source  arXiv:2307.08691, §3.2
 #include "device.cuh"
 #include "attention/call.cuh"
+#include "attention/tile.cuh"
 
 namespace attention {
 
@@ -64,13 +65,13 @@ GW_DEVICE void combine(const A* partial, void* o, void* lse, const uint4* spans,
 
 }  // namespace attention
 
-#define ATTENTION_COMBINE(NAME, A)                                                                                   \
+#define ATTENTION_COMBINE(SUFFIX, A)                                                                                 \
     GW_KERNEL(attention::THREADS, 8)                                                                                 \
-    NAME(const A* partial, void* o, void* lse, const uint4* spans,                                                   \
-         const __grid_constant__ attention::CombineParams params) {                                                  \
+    attention_combine_##SUFFIX(const A* partial, void* o, void* lse, const uint4* spans,                             \
+                               const __grid_constant__ attention::CombineParams params) {                            \
         attention::combine<A>(partial, o, lse, spans, params);                                                       \
     }                                                                                                                \
-    GW_EXPORT(NAME)
+    GW_EXPORT(attention_combine_##SUFFIX)
 
-ATTENTION_COMBINE(attention_combine_f32, float)
-ATTENTION_COMBINE(attention_combine_f64, double)
+ATTENTION_COMBINE(f32, float)
+ATTENTION_COMBINE(f64, double)

@@ -13,6 +13,7 @@
 // Twin      src/attention/cpu/forward.rs        Source  arXiv:2307.08691, arXiv:1805.02867
 #include "device.cuh"
 #include "attention/compare.cuh"
+#include "attention/tile.cuh"
 
 namespace attention {
 
@@ -179,16 +180,22 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
 
 }  // namespace attention
 
-#define ATTENTION_FORWARD_GENERAL(NAME, A, ROWS, BLOCKS)                                                             \
-    GW_KERNEL(attention::THREADS, BLOCKS)                                                                            \
-    NAME(const void* q, const void* k, const void* v, void* o, void* lse, const uint4* spans, A* partial,            \
-         const __grid_constant__ attention::GeneralForwardParams params) {                                           \
+#define ATTENTION_FORWARD_GENERAL(SUFFIX, A, ROWS)                                                                   \
+    GW_KERNEL(attention::THREADS, 2)                                                                                 \
+    attention_forward_general_##SUFFIX(const void* q, const void* k, const void* v, void* o, void* lse,              \
+                                       const uint4* spans, A* partial,                                               \
+                                       const __grid_constant__ attention::GeneralForwardParams params) {             \
         GW_SHARED(attention::Chunk<A>::Vector, shared);                                                              \
         attention::forward_general<A, ROWS>(shared, q, k, v, o, lse, spans, partial, params);                        \
     }                                                                                                                \
-    GW_EXPORT(NAME)
+    GW_EXPORT(attention_forward_general_##SUFFIX)                                                                    \
+    GW_KERNEL(attention::THREADS, 3)                                                                                 \
+    attention_decode_##SUFFIX(const void* q, const void* k, const void* v, void* o, void* lse, const uint4* spans,   \
+                              A* partial, const __grid_constant__ attention::GeneralForwardParams params) {          \
+        GW_SHARED(attention::Chunk<A>::Vector, shared);                                                              \
+        attention::forward_general<A, 16>(shared, q, k, v, o, lse, spans, partial, params);                          \
+    }                                                                                                                \
+    GW_EXPORT(attention_decode_##SUFFIX)
 
-ATTENTION_FORWARD_GENERAL(attention_forward_general_f32, float, 64, 2)
-ATTENTION_FORWARD_GENERAL(attention_forward_general_f64, double, 32, 2)
-ATTENTION_FORWARD_GENERAL(attention_decode_f32, float, 16, 3)
-ATTENTION_FORWARD_GENERAL(attention_decode_f64, double, 16, 3)
+ATTENTION_FORWARD_GENERAL(f32, float, 64)
+ATTENTION_FORWARD_GENERAL(f64, double, 32)

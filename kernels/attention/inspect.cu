@@ -10,6 +10,7 @@
 // Twin      src/attention/cpu/inspect.rs        Source  our own
 #include "device.cuh"
 #include "attention/compare.cuh"
+#include "attention/tile.cuh"
 
 namespace attention {
 
