@@ -1,7 +1,7 @@
 //! What CUDA and WGSL have in common: which launches a program needs, and what each moves.
 
 use super::program::{Program, Readout};
-use super::records::{self, DeviceProgram, Ending, ON_CHIP_BITS, Segment};
+use super::records::{self, DeviceProgram, Ending, Kind, ON_CHIP_BITS, Segment};
 
 /// `Source` in the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl GpuPlan {
             words: segment.words,
             segments: 1,
             source: if i == 0 { start } else { Source::State },
-            sink: match (segment.measures, i == last) {
+            sink: match (segment.kind == Kind::Measure, i == last) {
                 (true, _) => Sink::Partials,
                 (false, true) => end,
                 (false, false) => Sink::BackToState,
@@ -118,8 +118,7 @@ impl GpuPlan {
         for segment in segments.take(launch.segments as usize) {
             words += u64::from(segment.words);
             terms += segment.terms;
-            let strings = self.program.words[segment.first as usize + 3];
-            measured += if segment.measures { u64::from(strings) } else { 0 };
+            measured += if segment.kind == Kind::Measure { u64::from(segment.count) } else { 0 };
         }
         let states = (8 * samples) << self.program.bits;
         let logical = (8 * samples) << qubits;

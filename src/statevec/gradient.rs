@@ -7,7 +7,7 @@ use super::parameter::{Angle, Variable};
 use super::pauli::PauliSum;
 use super::problem::{Problem, host};
 use super::program::Program;
-use crate::device::Backend;
+use crate::device::{Backend, Kind};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, TensorRef};
@@ -33,7 +33,8 @@ impl Program {
     /// arrives from whatever uses the expectations.
     ///
     /// # Errors
-    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix, and on GPU backends.
+    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix, and
+    /// on GPU backends where amplitudes to start from are given.
     ///
     /// # Source
     /// Jones & Gacon, arXiv:2009.02823.
@@ -53,6 +54,9 @@ impl Program {
         validate::tensor(op, "weights", weights, batch.real(), &batch.device)?;
         validate::last_contiguous(op, "weights", weights)?;
         self.check_adjoint(&problem)?;
+        if batch.device.backend() != Backend::Cpu {
+            return self.gradient_on_gpu(&problem, observables, weights);
+        }
         let groups = observables::groups(&self.lowered.frame, observables);
         if batch.dtype == DType::C128 {
             self.observables_backward::<f64>(&problem, &groups, observables.len(), weights)
@@ -92,6 +96,9 @@ impl Program {
         validate::tensor(op, "cotangent", cotangent, batch.dtype, &batch.device)?;
         validate::last_contiguous(op, "cotangent", cotangent)?;
         self.check_adjoint(&problem)?;
+        if batch.device.backend() != Backend::Cpu {
+            return problem.only_on_cpu("gradient from a gradient of the states");
+        }
         if batch.dtype == DType::C128 {
             self.states_backward::<f64>(&problem, cotangent)
         } else {
@@ -99,12 +106,40 @@ impl Program {
         }
     }
 
+    fn gradient_on_gpu(
+        &self,
+        problem: &Problem<'_>,
+        observables: &[PauliSum],
+        weights: &TensorRef<'_>,
+    ) -> Result<StatevecGradients> {
+        problem.check_backend()?;
+        if problem.initial.is_some() {
+            return problem.only_on_cpu("gradient of a circuit with initial amplitudes");
+        }
+        let groups = observables::groups(&self.lowered.frame, observables);
+        let zeros = |shape: &[usize]| Tensor::zeros(&problem.device, DType::F32, shape);
+        let shape: Vec<usize> = problem.theta_tasks.into_iter().chain([self.thetas()]).collect();
+        #[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(unused_mut))]
+        let (mut theta, mut inputs) = (zeros(&shape)?, zeros(&[problem.samples, self.inputs()])?);
+        if problem.samples > 0 && !groups.is_empty() {
+            match &problem.device.0 {
+                // Has its own way.
+                Kind::Cpu => {}
+                #[cfg(feature = "wgpu")]
+                Kind::Wgpu(device) => {
+                    super::wgpu::gradient(device, problem, &groups, weights, [&mut theta, &mut inputs])?;
+                }
+                #[cfg(feature = "cuda")]
+                Kind::Cuda(device) => {
+                    super::cuda::gradient(device, problem, &groups, weights, [&mut theta, &mut inputs])?;
+                }
+            }
+        }
+        Ok(StatevecGradients { theta, inputs, initial: None })
+    }
+
     fn check_adjoint(&self, problem: &Problem<'_>) -> Result<()> {
         let (op, backend) = (problem.op, problem.device.backend());
-        if backend != Backend::Cpu {
-            let (what, limit) = ("the adjoint gradient of a state vector", "the cpu backend".into());
-            return Err(Error::Unsupported { op, backend, what, limit, got: problem.device.name() });
-        }
         if !self.lowered.unitary {
             let (what, limit) = ("the adjoint gradient", "circuits of unitary gates".into());
             let got = "a matrix or diagonal that is not unitary".into();

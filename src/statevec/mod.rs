@@ -35,6 +35,8 @@ mod fuse;
 mod gate;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu_adjoint;
 mod gradient;
 mod lower;
 mod observables;
@@ -47,7 +49,11 @@ pub mod readout;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;
 mod schedule;
+#[cfg(all(test, any(feature = "wgpu", feature = "cuda")))]
+mod structure;
 mod subspace;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod swizzle;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 

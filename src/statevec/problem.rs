@@ -171,6 +171,18 @@ impl<'a> Problem<'a> {
         })
     }
 
+    /// The error of another backend for what only the CPU can do yet.
+    pub(crate) fn only_on_cpu<T>(&self, what: &'static str) -> Result<T> {
+        let (op, backend) = (self.op, self.device.backend());
+        Err(Error::Unsupported {
+            op,
+            backend,
+            what,
+            limit: "the cpu backend".into(),
+            got: self.device.name(),
+        })
+    }
+
     /// What only the CPU can do yet, as the error of another backend.
     pub(crate) fn check_backend(&self) -> Result<()> {
         let backend = self.device.backend();
@@ -185,9 +197,6 @@ impl<'a> Problem<'a> {
         }
         if self.start != Start::States {
             return refuse("initial states", "given amplitudes", format!("{:?}", self.start));
-        }
-        if let Some(tasks) = self.theta_tasks {
-            return refuse("rows of theta", "one, shared by all samples", tasks.to_string());
         }
         match self.program.beyond_gpu() {
             Some((what, limit, got)) => refuse(what, limit, got),

@@ -4,21 +4,26 @@
 //! angles, or strings to measure. `kernels/statevec/circuit.{cu,wgsl}` interpret the words; their offsets are fixed here:
 //!
 //! ```text
-//! 0 words  1 flags  2 slots  3 operations or strings  4 origin  5 where they start  6 first string  7 words of the next
-//! 8..12 XOR of each register bit  12..40 XOR of each thread bit
-//! 40.. slots    {first term, terms, constant, quadrant}   then terms {source, factor high, factor low}
-//!      operation {opcode | flip << 8 | roles << 16 | controls << 24, slot, cos, sin}, parities, matrix entries
+//! 0 words  1 flags  2 slots  3 operations or strings  4 direction of the strings, or gradients  5 where they start
+//! 6 first string or gradient  7 words of the next
+//! 8..40   stored index of (thread, register): {origin, 5 register bits, thread bits}
+//! 22..36, 36..50  on the chip: shared addresses of the last mapping and of this one, {origin, 5 register bits, 8 thread bits}
+//! 50.. slots    {first term, terms, constant, quadrant}   then terms {source, factor high, factor low}
+//!      operation {opcode | differentiated << 7 | flip << 8 | roles << 16 | controls << 24, slot, cos, sin}, parities, matrix
+//!                entries
 //!      string    {thread mask, register mask | odd << 31, coefficient, observable | last << 31}
 //! ```
 //!
 //! A parity is {thread mask, register mask | odd << 31}; a source is the index of a parameter, with the top bit for inputs.
 //! An angle is Σ factor·parameter + constant + quadrant·π/2 with |constant| ≤ π/4, so that no rounding grows with its size.
 
+use super::gate::inverse_table;
 use super::lower::{Action, Frame, Lowered, Parity, Step, odd_bits};
 use super::observables::StringGroup;
 use super::parameter::{Angle, Variable};
 use super::plan::{self, Pass, Shape, Sweep};
 use super::subspace::{complement, coordinates, pull_back};
+use super::swizzle::{LANE_BITS, Swizzle};
 use std::f64::consts::FRAC_PI_2;
 
 /// Log₂ of the amplitudes a thread holds.
@@ -33,12 +38,24 @@ const SEGMENT_WORDS: usize = 2048;
 /// Strings reduced together.
 const STRINGS: usize = 16;
 
-const HEADER: usize = 40;
+const HEADER: usize = 50;
+/// Tables of a header.
+const MAPPING: usize = 8;
+pub(super) const WRITE: usize = 22;
+pub(super) const READ: usize = 36;
+/// Words of a table before its thread bits: the origin, and as many register bits as any kernel has.
+pub(super) const TABLE_THREADS: usize = 6;
 const NO_SLOT: u32 = u32::MAX;
-const EXCHANGE: u32 = 1;
+pub(super) const EXCHANGE: u32 = 1;
 const MEASURE: u32 = 2;
 const IMAGINARY: u32 = 4;
 const PAIRS: u32 = 8;
+const APPLY: u32 = 16;
+const UNDO: u32 = 32;
+/// In an operation's first word: its angle's derivative is wanted.
+const DIFFERENTIATED: u32 = 1 << 7;
+/// Gradients of a segment: rows of partial sums in shared memory.
+const GRADIENTS: usize = 8;
 
 /// Where the words of one segment are.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +64,25 @@ pub(crate) struct Segment {
     pub(crate) words: u32,
     /// Parameter values it reads for each sample and block.
     pub(crate) terms: u64,
-    pub(crate) measures: bool,
+    pub(crate) kind: Kind,
+    /// Operations or strings.
+    pub(crate) count: u32,
+    /// Differentiated operations.
+    #[cfg_attr(not(all(test, feature = "emulator")), allow(dead_code, reason = "read by the traffic test"))]
+    pub(crate) gradients: u32,
+}
+
+/// What a segment does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Operations on the state.
+    Run,
+    /// Strings to measure.
+    Measure,
+    /// Strings of a weighted observable O, to form λ = Oψ; true if they flip amplitudes.
+    Apply(bool),
+    /// Operations to undo on ψ and λ.
+    Undo,
 }
 
 /// A program for one kind of result.
@@ -59,6 +94,8 @@ pub(crate) struct DeviceProgram {
     pub(crate) bits: usize,
     /// `{coefficient, observable | last << 31}` of every measured string.
     pub(crate) strings: Vec<u32>,
+    /// Steps whose angles are differentiated, in the order the kernel meets them.
+    pub(crate) gradients: Vec<usize>,
 }
 
 /// What the program ends in.
@@ -80,17 +117,19 @@ pub(crate) fn schedule(lowered: &Lowered, qubits: usize) -> Vec<Pass> {
 
 /// Which stored index each thread and register holds.
 #[derive(Clone, PartialEq)]
-struct Mapping {
-    origin: u32,
-    registers: Vec<u32>,
-    threads: Vec<u32>,
+pub(super) struct Mapping {
+    pub(super) origin: u32,
+    pub(super) registers: Vec<u32>,
+    pub(super) threads: Vec<u32>,
 }
 
-struct Encoder<'a> {
+pub(super) struct Encoder<'a> {
     steps: &'a [Step],
-    bits: usize,
-    out: DeviceProgram,
-    last: Option<Mapping>,
+    pub(super) bits: usize,
+    pub(super) out: DeviceProgram,
+    pub(super) last: Option<Mapping>,
+    /// Words of the plane that coefficients may use.
+    coefficient_words: usize,
 }
 
 /// A variable angle.
@@ -104,6 +143,18 @@ struct Slot {
 const SLOT_WORDS: usize = 4;
 const TERM_WORDS: usize = 3;
 
+impl Mapping {
+    /// The mapping followed by a linear one.
+    fn mapped(&self, addresses: &Swizzle) -> Self {
+        let all = |vectors: &[u32]| vectors.iter().map(|&vector| addresses.of(vector)).collect();
+        Self {
+            origin: addresses.of(self.origin),
+            registers: all(&self.registers),
+            threads: all(&self.threads),
+        }
+    }
+}
+
 impl Slot {
     fn words(&self) -> usize {
         SLOT_WORDS + TERM_WORDS * self.terms.len()
@@ -112,10 +163,14 @@ impl Slot {
 
 /// A segment being filled.
 #[derive(Default)]
-struct Open {
+pub(super) struct Open {
     slots: Vec<Slot>,
-    ops: Vec<u32>,
-    count: u32,
+    pub(super) ops: Vec<u32>,
+    pub(super) count: u32,
+    /// Steps differentiated.
+    gradients: Vec<usize>,
+    /// Of the strings.
+    pub(super) direction: u32,
 }
 
 impl Open {
@@ -126,59 +181,126 @@ impl Open {
 
 /// Encodes a scheduled circuit and its readout.
 pub(crate) fn encode(lowered: &Lowered, passes: &[Pass], qubits: usize, ending: Ending<'_>) -> DeviceProgram {
-    let bits = qubits.max(REGISTER_BITS);
-    let out = DeviceProgram { words: Vec::new(), segments: Vec::new(), bits, strings: Vec::new() };
-    let mut encoder = Encoder { steps: &lowered.steps, bits, out, last: None };
-    for sweep in passes.iter().flat_map(|pass| &pass.sweeps) {
-        encoder.sweep(sweep);
-    }
+    let mut encoder = Encoder::new(lowered, qubits, PLANE_WORDS);
+    encoder.forward(passes);
     match ending {
         Ending::States => encoder.logical(&lowered.frame, &lowered.global_phase),
         Ending::Probabilities => encoder.logical(&lowered.frame, &[]),
         Ending::Expectations(groups, observables) => encoder.measure(groups, observables),
     }
-    let lengths: Vec<u32> = encoder.out.segments.iter().map(|segment| segment.words).collect();
-    for (segment, next) in encoder.out.segments.iter().zip(lengths.iter().skip(1).chain([&0])) {
-        encoder.out.words[segment.first as usize + 7] = *next;
+    encoder.finish()
+}
+
+/// Encodes a scheduled circuit, the observables whose weighted sum is differentiated, and the way back as far as a variable
+/// angle needs it.
+pub(crate) fn encode_adjoint(
+    lowered: &Lowered,
+    passes: &[Pass],
+    qubits: usize,
+    groups: &[StringGroup],
+) -> DeviceProgram {
+    // The upper half of the plane holds partial gradients, unless a thread holds a whole state.
+    let half = if qubits > REGISTER_BITS { PLANE_WORDS / 2 } else { PLANE_WORDS };
+    let mut encoder = Encoder::new(lowered, qubits, half);
+    encoder.forward(passes);
+    encoder.apply(groups);
+    let differentiated = |step: usize| lowered.steps[step].angle().is_some_and(|angle| angle.of.is_some());
+    let sweeps = passes.iter().flat_map(|pass| &pass.sweeps);
+    let mut left = sweeps.clone().flat_map(|sweep| &sweep.ops).filter(|op| differentiated(op.step)).count();
+    for sweep in sweeps.rev() {
+        if left == 0 {
+            break;
+        }
+        left -= sweep.ops.iter().filter(|op| differentiated(op.step)).count();
+        encoder.sweep(sweep, true);
     }
-    encoder.out
+    encoder.finish()
+}
+
+impl<'a> Encoder<'a> {
+    fn new(lowered: &'a Lowered, qubits: usize, coefficient_words: usize) -> Self {
+        let bits = qubits.max(REGISTER_BITS);
+        let out = DeviceProgram {
+            words: Vec::new(),
+            segments: Vec::new(),
+            bits,
+            strings: Vec::new(),
+            gradients: Vec::new(),
+        };
+        Encoder { steps: &lowered.steps, bits, out, last: None, coefficient_words }
+    }
+
+    fn forward(&mut self, passes: &[Pass]) {
+        passes.iter().flat_map(|pass| &pass.sweeps).for_each(|sweep| self.sweep(sweep, false));
+    }
+
+    fn finish(mut self) -> DeviceProgram {
+        let lengths: Vec<u32> = self.out.segments.iter().map(|segment| segment.words).collect();
+        for (segment, next) in self.out.segments.iter().zip(lengths.iter().skip(1).chain([&0])) {
+            self.out.words[segment.first as usize + 7] = *next;
+        }
+        self.out
+    }
 }
 
 impl Encoder<'_> {
     /// Slots a segment may have: two words each for every state of a block must fit the plane.
     fn most_slots(&self) -> usize {
         let states = 1usize << THREAD_BITS.saturating_sub(self.bits - REGISTER_BITS);
-        PLANE_WORDS / 2 / states
+        self.coefficient_words / 2 / states
     }
 
-    fn sweep(&mut self, sweep: &Sweep) {
+    /// Weighted strings a segment may have: a word each for every state of a block.
+    pub(super) fn most_weights(&self) -> usize {
+        let states = 1usize << THREAD_BITS.saturating_sub(self.bits - REGISTER_BITS);
+        (PLANE_WORDS / states).min((SEGMENT_WORDS - HEADER) / 4)
+    }
+
+    /// A sweep, or, to `undo` it, the inverses of its steps in reverse order.
+    fn sweep(&mut self, sweep: &Sweep, undo: bool) {
         let mut mapping =
             Mapping { origin: 0, registers: sweep.registers.clone(), threads: sweep.bases.clone() };
         let mut open = Open::default();
-        for placed in &sweep.ops {
-            let step = &self.steps[placed.step];
+        let mut order: Vec<usize> = sweep.ops.iter().map(|placed| placed.step).collect();
+        if undo {
+            order.reverse();
+        }
+        let kind = if undo { Kind::Undo } else { Kind::Run };
+        for number in order {
+            let step = &self.steps[number];
             if step.directions.len() > 1 {
                 // Kernels hold a wide matrix's directions in the lowest register bits.
                 let turned = front(&mapping.registers, &step.directions);
                 if turned != mapping.registers {
-                    self.close(&mapping, &mut open);
+                    self.close(&mapping, &mut open, kind);
                     mapping.registers = turned;
                 }
             }
             let mut next = Open::default();
-            self.op(step, &mapping, &mut next);
+            if undo {
+                self.op(&inverse(step), &mapping, &mut next);
+                if step.angle().is_some_and(|angle| angle.of.is_some()) {
+                    next.ops[0] |= DIFFERENTIATED;
+                    next.gradients.push(number);
+                }
+            } else {
+                self.op(step, &mapping, &mut next);
+            }
             let too_long = open.words() + next.words() - HEADER > SEGMENT_WORDS;
-            if too_long || open.slots.len() + next.slots.len() > self.most_slots() {
-                self.close(&mapping, &mut open);
+            let too_many = open.slots.len() + next.slots.len() > self.most_slots()
+                || open.gradients.len() + next.gradients.len() > GRADIENTS;
+            if too_long || too_many {
+                self.close(&mapping, &mut open, kind);
             }
             if let Some(slot) = next.slots.pop() {
                 next.ops[1] = open.slots.len() as u32;
                 open.slots.push(slot);
             }
             open.ops.append(&mut next.ops);
+            open.gradients.append(&mut next.gradients);
             open.count += 1;
         }
-        self.close(&mapping, &mut open);
+        self.close(&mapping, &mut open, kind);
     }
 
     fn op(&self, step: &Step, mapping: &Mapping, open: &mut Open) {
@@ -228,27 +350,56 @@ impl Encoder<'_> {
     }
 
     /// Ends a segment; one without operations only changes the mapping and is left out.
-    fn close(&mut self, mapping: &Mapping, open: &mut Open) {
+    fn close(&mut self, mapping: &Mapping, open: &mut Open, kind: Kind) {
         let open = std::mem::take(open);
         if open.count > 0 {
-            self.push(mapping, open, 0, 0);
+            let first = self.out.gradients.len() as u32;
+            self.push(mapping, open, kind, 0, first);
         }
     }
 
-    fn push(&mut self, mapping: &Mapping, open: Open, flags: u32, first_string: u32) {
-        let exchange = self.last.as_ref().is_some_and(|last| last != mapping);
+    /// Appends a segment. `first`: number of its first string or gradient.
+    pub(super) fn push(&mut self, mapping: &Mapping, mut open: Open, kind: Kind, flags: u32, first: u32) {
+        let moved = self.last.as_ref().filter(|last| *last != mapping);
+        let kind_flag = match kind {
+            Kind::Run => 0,
+            Kind::Measure => MEASURE,
+            Kind::Apply(_) => APPLY,
+            Kind::Undo => UNDO,
+        };
+        let number = first;
         let first = self.out.words.len();
         let mut words = vec![0u32; HEADER];
         let terms: usize = open.slots.iter().map(|slot| slot.terms.len()).sum();
         let mut term_at = HEADER + SLOT_WORDS * open.slots.len();
-        words[1] = flags | if exchange { EXCHANGE } else { 0 };
+        words[1] = flags | kind_flag | if moved.is_some() { EXCHANGE } else { 0 };
         words[2] = open.slots.len() as u32;
         words[3] = open.count;
-        words[4] = mapping.origin;
         words[5] = (term_at + TERM_WORDS * terms) as u32;
-        words[6] = first_string;
-        words[8..8 + mapping.registers.len()].copy_from_slice(&mapping.registers);
-        words[12..12 + mapping.threads.len()].copy_from_slice(&mapping.threads);
+        words[6] = number;
+        let mut table = |at: usize, mapping: &Mapping| {
+            words[at] = mapping.origin;
+            words[at + 1..][..mapping.registers.len()].copy_from_slice(&mapping.registers);
+            words[at + TABLE_THREADS..][..mapping.threads.len()].copy_from_slice(&mapping.threads);
+        };
+        table(MAPPING, mapping);
+        if self.bits <= ON_CHIP_BITS {
+            if let Some(last) = moved {
+                let (from, to) = (self.in_block(last), self.in_block(mapping));
+                let addresses =
+                    Swizzle::new(&from.threads[..LANE_BITS], &to.threads[..LANE_BITS], ON_CHIP_BITS);
+                table(WRITE, &from.mapped(&addresses));
+                table(READ, &to.mapped(&addresses));
+            } else if let Kind::Apply(true) = kind {
+                // Written and read by the same threads; the strings' direction becomes an address too.
+                let own = self.in_block(mapping);
+                let addresses =
+                    Swizzle::new(&own.threads[..LANE_BITS], &own.threads[..LANE_BITS], ON_CHIP_BITS);
+                table(WRITE, &own.mapped(&addresses));
+                open.direction = addresses.of(open.direction);
+            }
+        }
+        words[4] = if kind == Kind::Undo { open.gradients.len() as u32 } else { open.direction };
         for slot in &open.slots {
             let quadrant = (slot.constant / FRAC_PI_2).round();
             let rest = (slot.constant - quadrant * FRAC_PI_2) as f32;
@@ -267,10 +418,20 @@ impl Encoder<'_> {
             first: first as u32,
             words: words[0],
             terms: terms as u64,
-            measures: flags & MEASURE != 0,
+            kind,
+            count: open.count,
+            gradients: open.gradients.len() as u32,
         });
+        self.out.gradients.extend(open.gradients);
         self.out.words.extend(words);
         self.last = Some(mapping.clone());
+    }
+
+    /// The mapping of a whole block, whose upper index bits number its states.
+    fn in_block(&self, mapping: &Mapping) -> Mapping {
+        let states = (self.bits..ON_CHIP_BITS).map(|bit| 1u32 << bit);
+        let threads = mapping.threads.iter().copied().chain(states).collect();
+        Mapping { threads, ..mapping.clone() }
     }
 
     /// The mapping in which (thread, register) numbers the basis states, and the global phase.
@@ -288,17 +449,17 @@ impl Encoder<'_> {
             vec![2, slot, (turn.cos() as f32).to_bits(), (turn.sin() as f32).to_bits()]
         };
         if constant != 0.0 {
-            phases.push(Open { slots: Vec::new(), ops: phase(NO_SLOT, constant), count: 1 });
+            phases.push(Open { ops: phase(NO_SLOT, constant), count: 1, ..Open::default() });
         }
         for terms in variable.chunks((SEGMENT_WORDS - HEADER - 8) / TERM_WORDS) {
             let slot = Slot { constant: 0.0, terms: terms.to_vec() };
-            phases.push(Open { slots: vec![slot], ops: phase(0, 0.0), count: 1 });
+            phases.push(Open { slots: vec![slot], ops: phase(0, 0.0), count: 1, ..Open::default() });
         }
         // Even without a phase the segment is there: its mapping is where the kernel stores from.
         if phases.is_empty() {
             phases.push(Open::default());
         }
-        phases.into_iter().for_each(|open| self.push(&mapping, open, 0, 0));
+        phases.into_iter().for_each(|open| self.push(&mapping, open, Kind::Run, 0, 0));
     }
 
     /// Strings in the order of their observables, those that read the same part of the state together.
@@ -344,8 +505,34 @@ impl Encoder<'_> {
                 self.out.strings.extend([(coefficient as f32).to_bits(), target]);
             }
             let pairs = if direction == 0 { 0 } else { PAIRS };
-            let flags = MEASURE | pairs | if imaginary { IMAGINARY } else { 0 };
-            self.push(&mapping, open, flags, first_string);
+            let flags = pairs | if imaginary { IMAGINARY } else { 0 };
+            self.push(&mapping, open, Kind::Measure, flags, first_string);
+        }
+    }
+
+    /// Strings of a weighted sum of observables, by direction.
+    fn apply(&mut self, groups: &[StringGroup]) {
+        // Where the state is; a large one is read from memory, neighbouring threads neighbouring amplitudes.
+        let mapping = match &self.last {
+            Some(last) if self.bits <= ON_CHIP_BITS => last.clone(),
+            _ => self.mapping_with(0),
+        };
+        for group in groups {
+            let direction = group.direction;
+            let pairs = if direction == 0 { 0 } else { PAIRS };
+            let flags = pairs | if group.imaginary { IMAGINARY } else { 0 };
+            for strings in group.strings.chunks(self.most_weights()) {
+                let mut open = Open { count: strings.len() as u32, direction, ..Open::default() };
+                for string in strings {
+                    // (Oψ)(x) = σ(x ⊕ d)·ψ(x ⊕ d), times −i where the imaginary part is measured; the kernel has σ(x) and i.
+                    let swapped = odd_bits(string.mask & direction);
+                    let sign = if swapped ^ group.imaginary { -1.0 } else { 1.0 };
+                    open.ops.extend(parity_words(&mapping, Parity { mask: string.mask, odd: false }));
+                    open.ops
+                        .extend([((sign * string.coefficient) as f32).to_bits(), string.observable as u32]);
+                }
+                self.push(&mapping, open, Kind::Apply(direction != 0), flags, 0);
+            }
         }
     }
 
@@ -365,6 +552,25 @@ fn front(basis: &[u32], vectors: &[u32]) -> Vec<u32> {
     let mut space = super::subspace::Subspace::default();
     let all = vectors.iter().chain(basis).copied();
     all.filter(|&vector| space.insert(vector)).collect()
+}
+
+/// The inverse of a unitary step.
+fn inverse(step: &Step) -> Step {
+    let action = match &step.action {
+        Action::RotateReal(angle) => Action::RotateReal(angle.scaled(-1.0)),
+        Action::RotateImag(angle) => Action::RotateImag(angle.scaled(-1.0)),
+        Action::Phase(angle) => Action::Phase(angle.scaled(-1.0)),
+        Action::Matrix(entries) => {
+            let side = entries.len().isqrt();
+            Action::Matrix(
+                (0..entries.len()).map(|at| entries[at % side * side + at / side].conj()).collect(),
+            )
+        }
+        Action::Diagonal(entries) => Action::Diagonal(entries.iter().map(|entry| entry.conj()).collect()),
+        Action::Permutation(table) => Action::Permutation(inverse_table(table).into()),
+        Action::SampleMatrix { slot, adjoint } => Action::SampleMatrix { slot: *slot, adjoint: !adjoint },
+    };
+    Step { action, ..step.clone() }
 }
 
 fn term(angle: Angle) -> (u32, f64) {

@@ -88,7 +88,7 @@ pub(crate) fn complement(basis: &[u32], bits: usize, functionals: impl Iterator<
 }
 
 /// Basis of the words on which every functional of `rows` (independent) has parity 0.
-fn kernel(rows: &[u32], bits: usize) -> Vec<u32> {
+pub(crate) fn kernel(rows: &[u32], bits: usize) -> Vec<u32> {
     // Reduced echelon form with pivots at the highest bits.
     let mut reduced: Vec<(u32, u32)> = Vec::new(); // (row, pivot bit)
     for &mask in rows {

@@ -11,7 +11,7 @@ use crate::support::tolerance::{
     CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, statevec_expectation_c64, statevec_gradient_c64,
 };
 use gatewarp::statevec::{Batch, Parameter, PauliSum, Program};
-use gatewarp::{Backend, Device, Error, TensorRef};
+use gatewarp::{Backend, Complex32, Device, Tensor, TensorRef};
 use proptest::prelude::*;
 
 type Gradients = (Vec<f32>, Vec<f32>);
@@ -28,29 +28,9 @@ fn gradient(
     let batch = Batch::new(device, samples)
         .theta(TensorRef::from_slice(theta, &[PARAMETERS]).map_err(say)?)
         .inputs(TensorRef::from_slice(inputs, &[samples, PARAMETERS]).map_err(say)?);
-    let weights = TensorRef::from_slice(weights, &[samples, sums.len()]).map_err(say)?;
-    let out = program.gradient(&batch, sums, &weights).map_err(say)?;
+    let weights = Tensor::from_slice(device, weights, &[samples, sums.len()]).map_err(say)?;
+    let out = program.gradient(&batch, sums, &weights.view()).map_err(say)?;
     Ok((out.theta.to_vec::<f32>().map_err(say)?, out.inputs.to_vec::<f32>().map_err(say)?))
-}
-
-/// Only the CPU has a gradient today; the others must say so and stay usable.
-fn refused(device: &TestDevice) -> Option<Result<(), String>> {
-    if device.backend() == Backend::Cpu {
-        return None;
-    }
-    let attempt = || -> Result<(), String> {
-        let mut circuit = gatewarp::statevec::Circuit::new(1).map_err(say)?;
-        circuit.ry(0, Parameter::Theta(0)).map_err(say)?;
-        let weights = gatewarp::Tensor::from_slice(device.handle(0), &[1.0f32], &[1]).map_err(say)?;
-        let batch =
-            Batch::new(device.handle(0), 1).theta(TensorRef::from_slice(&[0.3f32], &[1]).map_err(say)?);
-        let sums = [PauliSum::z(0).map_err(say)?];
-        match circuit.compile().map_err(say)?.gradient(&batch, &sums, &weights.view()) {
-            Err(Error::Unsupported { .. }) => Ok(()),
-            other => Err(format!("expected Unsupported, got {other:?}")),
-        }
-    };
-    Some(attempt())
 }
 
 /// Weighted sum of all samples' expectations in f64.
@@ -73,9 +53,6 @@ fn loss(
 }
 
 pub fn the_adjoint_is_the_central_difference(device: &TestDevice) -> Result<(), String> {
-    if let Some(outcome) = refused(device) {
-        return outcome;
-    }
     let strategy = (any::<u64>(), 1usize..=4, 1usize..=25, 1usize..=3);
     check(
         "the_adjoint_is_the_central_difference",
@@ -122,9 +99,6 @@ pub fn the_adjoint_is_the_central_difference(device: &TestDevice) -> Result<(), 
 
 /// Each θ in one Pauli rotation, so that the derivative is half the difference at ±π/2, from the library's own expectations.
 pub fn the_adjoint_is_the_parameter_shift(device: &TestDevice) -> Result<(), String> {
-    if let Some(outcome) = refused(device) {
-        return outcome;
-    }
     let strategy = (any::<u64>(), 1usize..=9, 1usize..=30);
     let kinds = case::kinds_of(device);
     check("the_adjoint_is_the_parameter_shift", device, CASES, &strategy, |device, &(seed, n, gates)| {
@@ -184,9 +158,6 @@ pub fn the_adjoint_is_the_parameter_shift(device: &TestDevice) -> Result<(), Str
 /// The same circuit on few qubits and spread over many.
 pub fn large_adjoints_agree_with_batched_ones(device: &TestDevice) -> Result<(), String> {
     let kinds = case::kinds_of(device);
-    if let Some(outcome) = refused(device) {
-        return outcome;
-    }
     let strategy = (any::<u64>(), 14usize..=17, 1usize..=7, 1usize..=60);
     check(
         "large_adjoints_agree_with_batched_ones",
@@ -211,6 +182,62 @@ pub fn large_adjoints_agree_with_batched_ones(device: &TestDevice) -> Result<(),
             close("dinputs", &inputs_again, &case::wide(&want_inputs), &[bound; PARAMETERS])?;
             let again = gradient(&other, device, &theta, &inputs, &moved, &weights)?;
             same_bits("a second run", &again.0, &theta_again)
+        },
+    )
+}
+
+/// A sample's gradient alone and among others, from states of its own, with strided weights; gradients by theta are their sum.
+pub fn gradients_do_not_see_their_batch(device: &TestDevice) -> Result<(), String> {
+    let strategy = (any::<u64>(), 1usize..=7, 1usize..=30, 2usize..=140);
+    check(
+        "gradients_do_not_see_their_batch",
+        device,
+        CASES / 4,
+        &strategy,
+        |device, &(seed, n, gates, samples)| {
+            let random = &mut Random::new(seed, 23);
+            let items = case::random_items(n, gates, &all_kinds(), random);
+            let program = case::circuit(n, &items).compile().map_err(say)?;
+            let (sums, strings) = random_sums(n, random);
+            let (theta, inputs) = (random.values(PARAMETERS, 4.0), random.values(samples * PARAMETERS, 4.0));
+            let width = sums.len() + 3;
+            let weights = random.values(samples * width, 1.0);
+            let scale = (0.5f32 / (1 << n) as f32).sqrt();
+            let values = random.values((2 * samples) << n, scale);
+            let amplitudes: Vec<Complex32> = values.chunks(2).map(|v| Complex32::new(v[0], v[1])).collect();
+            let run = |range: std::ops::Range<usize>| -> Result<Gradients, String> {
+                let count = range.len();
+                let rows = &inputs[range.start * PARAMETERS..range.end * PARAMETERS];
+                let initial = &amplitudes[range.start << n..range.end << n];
+                let initial = Tensor::from_slice(device, initial, &[count, 1 << n]).map_err(say)?;
+                let weights = &weights[range.start * width..range.end * width];
+                let weights = Tensor::from_slice(device, weights, &[count, width]).map_err(say)?;
+                let weights = weights.view().narrow(1, 2, sums.len()).map_err(say)?;
+                let batch = Batch::new(device, count)
+                    .theta(TensorRef::from_slice(&theta, &[PARAMETERS]).map_err(say)?)
+                    .inputs(TensorRef::from_slice(rows, &[count, PARAMETERS]).map_err(say)?);
+                let batch = if device.backend() == Backend::Cpu { batch.initial(&initial) } else { batch };
+                let out = program.gradient(&batch, &sums, &weights).map_err(say)?;
+                Ok((out.theta.to_vec::<f32>().map_err(say)?, out.inputs.to_vec::<f32>().map_err(say)?))
+            };
+            let (all_theta, all_inputs) = run(0..samples)?;
+            let mut total = vec![0.0; PARAMETERS];
+            let picked = [0, samples / 2, samples - 1];
+            for sample in 0..samples {
+                if samples > 8 && !picked.contains(&sample) {
+                    continue;
+                }
+                let (own_theta, own_inputs) = run(sample..sample + 1)?;
+                let row = &all_inputs[sample * PARAMETERS..][..PARAMETERS];
+                same_bits(&format!("dinputs of sample {sample} of {samples}"), row, &own_inputs)?;
+                total.iter_mut().zip(&own_theta).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+            if samples <= 8 {
+                let coefficients: f64 = strings.iter().map(weight).sum::<f64>().max(1e-3);
+                let bound = statevec_gradient_c64(gates, coefficients, 1.0) * (6.0 * gates as f64).sqrt();
+                close("dtheta", &all_theta, &total, &[bound * samples as f64; PARAMETERS])?;
+            }
+            Ok(())
         },
     )
 }

@@ -58,6 +58,7 @@ static TESTS: &[Test] = &[
     Test::new("large_states_agree_with_batched_ones", readout::large_states_agree_with_batched_ones),
     Test::new("the_adjoint_is_the_central_difference", gradients::the_adjoint_is_the_central_difference),
     Test::new("the_adjoint_is_the_parameter_shift", gradients::the_adjoint_is_the_parameter_shift),
+    Test::new("gradients_do_not_see_their_batch", gradients::gradients_do_not_see_their_batch),
     Test::new("large_adjoints_agree_with_batched_ones", gradients::large_adjoints_agree_with_batched_ones),
     Test::new("outputs_are_written_inside_their_views", readout::outputs_are_written_inside_their_views),
     Test::new("marginals_are_sums_of_probabilities", memory_states::marginals_are_sums_of_probabilities),
@@ -97,6 +98,7 @@ static TESTS: &[Test] = &[
     Test::alone("a_bad_parameter_spoils_its_sequence", qubit_sequences::a_bad_parameter_spoils_its_sequence),
     Test::new("random_words_are_the_same_everywhere", random_words::random_words_are_the_same_everywhere),
     Test::new("bad_input_is_a_typed_error", bad_input::bad_input_is_a_typed_error),
+    Test::alone("a_bad_task_spoils_its_sample_alone", tasks::a_bad_task_spoils_its_sample_alone),
     Test::alone("a_nan_angle_spoils_its_sample_alone", bad_input::a_nan_angle_spoils_its_sample_alone),
 ];
 
