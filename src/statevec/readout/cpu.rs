@@ -188,85 +188,29 @@ pub(super) fn gram(a: &TensorRef<'_>, b: &TensorRef<'_>, shape: &[usize]) -> Res
     if values.is_empty() {
         return Ok(out);
     }
+    // Tiles of pairs whose rows stay in the first cache levels.
+    const SIDE: usize = 8;
     let sample_step = |steps: &[usize]| if rank == 3 { steps[0] } else { 0 };
-    let tile = |sample: usize, tile: usize, out: &mut [Complex32]| {
-        let count = out.len() / columns;
-        let mut sums = vec![Complex64::ZERO; out.len()];
-        let (mut a_planes, mut b_planes) =
-            (vec![0.0f32; 2 * TILE_ROWS * TILE_WIDTH], vec![0.0f32; 2 * TILE_WIDTH]);
-        for first in (0..amplitudes).step_by(TILE_WIDTH) {
-            let width = TILE_WIDTH.min(amplitudes - first);
-            for i in 0..count {
-                let row = tile * TILE_ROWS + i;
-                let from = sample * sample_step(&a_steps) + row * a_steps[rank - 2] + first;
-                split(&a[from..from + width], &mut a_planes[2 * i * TILE_WIDTH..][..2 * width]);
-            }
-            for j in 0..columns {
-                let from = sample * sample_step(&b_steps) + j * b_steps[rank - 2] + first;
-                split(&b[from..from + width], &mut b_planes[..2 * width]);
-                for i in 0..count {
-                    let a = &a_planes[2 * i * TILE_WIDTH..][..2 * width];
-                    sums[i * columns + j] +=
-                        pulp::Arch::new().dispatch(Planes { a, b: &b_planes[..2 * width] });
+    let row_step = |steps: &[usize]| steps[rank - 2];
+    values.par_chunks_mut(columns).enumerate().for_each(|(at, out)| {
+        let (sample, i) = (at / rows, at % rows);
+        let from = sample * sample_step(&a_steps) + i * row_step(&a_steps);
+        let row = &a[from..from + amplitudes];
+        let mut sums = vec![Complex64::ZERO; columns.min(SIDE)];
+        for first in (0..columns).step_by(SIDE) {
+            let count = SIDE.min(columns - first);
+            sums.fill(Complex64::ZERO);
+            for block in (0..amplitudes).step_by(TASK) {
+                let end = (block + TASK).min(amplitudes);
+                for j in 0..count {
+                    let from = sample * sample_step(&b_steps) + (first + j) * row_step(&b_steps);
+                    sums[j] += inner(&row[block..end], &b[from + block..from + end]);
                 }
             }
+            out[first..first + count].iter_mut().zip(&sums).for_each(|(out, &sum)| *out = single(sum));
         }
-        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = single(sum));
-    };
-    values.par_chunks_mut(rows * columns).enumerate().for_each(|(sample, out)| {
-        out.par_chunks_mut(TILE_ROWS * columns).enumerate().for_each(|(i, out)| tile(sample, i, out));
     });
     Ok(out)
-}
-
-/// Rows of `a` that share the unpacking of a row of `b`, and the amplitudes of each that are unpacked at a time.
-const TILE_ROWS: usize = 8;
-const TILE_WIDTH: usize = 1024;
-
-/// Real parts, then imaginary parts.
-fn split(row: &[Complex32], planes: &mut [f32]) {
-    let (re, im) = planes.split_at_mut(row.len());
-    for ((a, re), im) in row.iter().zip(re).zip(im) {
-        (*re, *im) = (a.re, a.im);
-    }
-}
-
-/// [`Inner`] of rows whose real and imaginary parts lie apart, so that lanes need not be sorted.
-struct Planes<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-}
-
-impl pulp::NullaryFnOnce for Planes<'_> {
-    type Output = Complex64;
-
-    #[inline(always)]
-    fn call(self) -> Complex64 {
-        let width = self.a.len() / 2;
-        let ((a_re, a_im), (b_re, b_im)) = (self.a.split_at(width), self.b.split_at(width));
-        let mut total = Complex64::ZERO;
-        for first in (0..width).step_by(BLOCK) {
-            let part = first..(first + BLOCK).min(width);
-            let (mut re, mut im) = ([0.0f32; LANES], [0.0f32; LANES]);
-            let (ar, ar_rest) = a_re[part.clone()].as_chunks::<LANES>();
-            let (ai, ai_rest) = a_im[part.clone()].as_chunks::<LANES>();
-            let (br, br_rest) = b_re[part.clone()].as_chunks::<LANES>();
-            let (bi, bi_rest) = b_im[part].as_chunks::<LANES>();
-            for (((ar, ai), br), bi) in ar.iter().zip(ai).zip(br).zip(bi) {
-                for lane in 0..LANES {
-                    re[lane] += ar[lane] * br[lane] + ai[lane] * bi[lane];
-                    im[lane] += ar[lane] * bi[lane] - ai[lane] * br[lane];
-                }
-            }
-            for (((ar, ai), br), bi) in ar_rest.iter().zip(ai_rest).zip(br_rest).zip(bi_rest) {
-                re[0] += ar * br + ai * bi;
-                im[0] += ar * bi - ai * br;
-            }
-            let sum = |lanes: [f32; LANES]| lanes.into_iter().map(f64::from).sum::<f64>();
-            total += Complex64::new(sum(re), sum(im));
-        }
-        total
-    }
 }
 
 pub(super) fn reduced(states: &States<'_>, qubits: &[usize], shape: &[usize]) -> Result<Tensor> {
