@@ -4,6 +4,9 @@
 //! times plain attention and every fraction once; a line is the median of its rounds' ratios.
 //! `cargo bench --no-default-features --bench task_heads` prints CSV for `benches/record/`. `GATEWARP_DEVICE` chooses the
 //! device, `GATEWARP_BENCH_ROUNDS` how often.
+//!
+//! Under `valgrind --tool=callgrind`, with `RAYON_NUM_THREADS=1` and `GATEWARP_BENCH_ONCE="gated 2 1"` or `"dense 1"`, it runs one pass
+//! alone: instructions can be counted where times are noise.
 
 use gatewarp::attention::{
     AttentionGradientViews, AttentionOptions, AttentionSaved, WantGradients, Workspace, attention_backward,
@@ -52,6 +55,23 @@ impl Problem {
 
     fn zeros(&self) -> Result<Tensor> {
         Tensor::zeros(&self.device, DType::F32, self.q.shape())
+    }
+
+    /// Outputs of a forward pass, zeroed.
+    fn outputs(&self) -> Result<TaskHeadsOutput> {
+        let make = |dtype, shape: &[usize]| Tensor::zeros(&self.device, dtype, shape);
+        let pairs = BATCH * HEADS;
+        Ok(TaskHeadsOutput {
+            y: self.zeros()?,
+            lse: make(DType::F32, &[BATCH, HEADS, self.length])?,
+            gates: make(DType::F32, &[BATCH, HEADS])?,
+            probabilities: make(DType::F32, &[BATCH, HEADS])?,
+            order: make(DType::U32, &[pairs])?,
+            kv_order: make(DType::U32, &[pairs])?,
+            counts: make(DType::U32, &[2])?,
+            active: make(DType::U32, &[BATCH, HEADS])?,
+            z: None,
+        })
     }
 
     fn options(gates: &Tensor) -> TaskHeadsOptions<'_> {
@@ -107,6 +127,7 @@ impl Problem {
             kv_order: out.kv_order.view_mut(),
             counts: out.counts.view_mut(),
             active: out.active.view_mut(),
+            z: None,
         };
         self.time(|| task_heads_forward_into(&q, &k, &v, &Self::options(gates), views))
     }
@@ -195,11 +216,42 @@ fn measure(device: &Device, length: usize, rounds: usize) -> Result<()> {
     Ok(())
 }
 
+/// One forward pass, or forward and backward, at length 512: for counting instructions. `what`: `dense PASSES` or
+/// `gated ACTIVE PASSES`; 0 passes make the tensors alone.
+fn once(device: &Device, what: &str) -> Result<()> {
+    let problem = Problem::new(device, 512)?;
+    let numbers: Vec<usize> = what.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    let passes = numbers.last().copied().unwrap_or(2);
+    if what.starts_with("gated") {
+        let gates = gates(device, numbers[0])?;
+        let mut out = problem.outputs()?;
+        if passes > 0 {
+            problem.gated_forward(&gates, &mut out)?;
+        }
+        if passes > 1 {
+            problem.gated_backward(&gates, &out)?;
+        }
+        return Ok(());
+    }
+    let out = problem.outputs()?;
+    let (mut y, mut lse) = (out.y, out.lse);
+    if passes > 0 {
+        problem.dense_forward(&mut y, &mut lse)?;
+    }
+    if passes > 1 {
+        problem.dense_backward(&y, &lse)?;
+    }
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let device = match std::env::var("GATEWARP_DEVICE") {
         Ok(spec) => spec.parse()?,
         Err(_) => Device::cpu(),
     };
+    if let Ok(what) = std::env::var("GATEWARP_BENCH_ONCE") {
+        return once(&device, &what);
+    }
     let rounds = std::env::var("GATEWARP_BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(31);
     println!("# {}, batch {BATCH}, heads {HEADS}, dim {DIM}, f32, medians of {rounds} rounds", device.name());
     println!("operation,length,active,milliseconds,share_of_dense,share_over_active,gflops");

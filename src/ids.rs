@@ -4,6 +4,10 @@ use crate::device::{Backend, Device};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, TensorRef};
+use crate::validate;
+
+/// Task id of a sample that belongs to no task. In u32 tensors it is `u32::MAX`.
+pub const NO_TASK: i32 = -1;
 
 /// One integer per sample, on the device the operation runs on.
 ///
@@ -26,22 +30,33 @@ impl<'a> Ids<'a> {
         device: &Device,
         valid: impl Fn(i64) -> Result<()>,
     ) -> Result<Self> {
-        if ids.shape() != shape {
-            return Err(Error::shape(op, arg, format!("{shape:?}"), ids.shape()));
-        }
+        Self::narrowed(op, arg, ids, shape, device, |value| {
+            valid(value)?;
+            // Saturation keeps the meaning: every use compares against sizes below 2³¹.
+            Ok(value.clamp(i32::MIN.into(), i32::MAX.into()) as i32)
+        })
+    }
+
+    /// The same, where `narrow` checks a value that the host can see, and says what a GPU is given instead of it.
+    pub(crate) fn narrowed(
+        op: &'static str,
+        arg: &'static str,
+        ids: &TensorRef<'a>,
+        shape: &[usize],
+        device: &Device,
+        narrow: impl Fn(i64) -> Result<i32>,
+    ) -> Result<Self> {
+        validate::shape(op, arg, ids, shape)?;
         if !ids.dtype().is_integer() {
             return Err(Error::DType { op, arg, expected: "i32, u32 or i64".into(), got: ids.dtype() });
         }
         if ids.device().backend() == Backend::Cpu {
             let values = host_values(ids)?;
-            values.iter().try_for_each(|&value| valid(value))?;
+            let narrowed = values.iter().map(|&value| narrow(value)).collect::<Result<Vec<i32>>>()?;
             if device.backend() == Backend::Cpu {
                 return Ok(Self::Borrowed(ids.clone()));
             }
-            // Saturation keeps the meaning: every use compares against sizes below 2³¹.
-            let narrow: Vec<i32> =
-                values.iter().map(|&v| v.clamp(i32::MIN.into(), i32::MAX.into()) as i32).collect();
-            return Ok(Self::Uploaded(Tensor::from_slice(device, &narrow, shape)?, values));
+            return Ok(Self::Uploaded(Tensor::from_slice(device, &narrowed, shape)?, values));
         }
         if !ids.device().is_same(device) {
             let (expected, got) = (device.name(), ids.device().name());
@@ -67,13 +82,39 @@ impl<'a> Ids<'a> {
         }
     }
 
+    /// Task ids: below `tasks`, or [`NO_TASK`].
+    pub(crate) fn of_tasks(
+        op: &'static str,
+        arg: &'static str,
+        ids: &TensorRef<'a>,
+        tasks: usize,
+        shape: &[usize],
+        device: &Device,
+    ) -> Result<Self> {
+        let dtype = ids.dtype();
+        let mut ids = Self::narrowed(op, arg, ids, shape, device, |id| match id {
+            id if is_no_task(dtype, id) => Ok(NO_TASK),
+            id if usize::try_from(id).is_ok_and(|id| id < tasks) => Ok(id as i32),
+            _ => Err(Error::TaskId { op, got: id, tasks }),
+        })?;
+        if let Self::Uploaded(_, values) = &mut ids {
+            values.iter_mut().filter(|id| is_no_task(dtype, **id)).for_each(|id| *id = NO_TASK.into());
+        }
+        Ok(ids)
+    }
+
+    /// The tasks, where they are in host memory; `None` is [`NO_TASK`].
+    pub(crate) fn host_tasks(&self) -> Result<Vec<Option<usize>>> {
+        let dtype = self.view().dtype();
+        Ok(self.host()?.into_iter().map(|id| (!is_no_task(dtype, id)).then_some(id as usize)).collect())
+    }
+
     /// The values, where they are in host memory.
     pub(crate) fn host(&self) -> Result<Vec<i64>> {
         host_values(&self.view())
     }
 
     /// The code kernels use for the integer type.
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(crate) fn kind(&self) -> u32 {
         match self.view().dtype() {
             DType::U32 => 1,
@@ -83,7 +124,13 @@ impl<'a> Ids<'a> {
     }
 }
 
-fn host_values(ids: &TensorRef<'_>) -> Result<Vec<i64>> {
+/// Whether `id`, read from a tensor of type `dtype`, is [`NO_TASK`].
+fn is_no_task(dtype: DType, id: i64) -> bool {
+    id == if dtype == DType::U32 { u32::MAX.into() } else { NO_TASK.into() }
+}
+
+/// Values of an integer tensor in host memory.
+pub(crate) fn host_values(ids: &TensorRef<'_>) -> Result<Vec<i64>> {
     Ok(match ids.dtype() {
         DType::U32 => ids.to_vec::<u32>()?.into_iter().map(i64::from).collect(),
         DType::I64 => ids.to_vec::<i64>()?,

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`attention`] | scaled-dot-product attention, forward and backward |
 //! | [`task_heads`] | attention under a gate per task and head; a head with gate 0 is not computed |
+//! | [`multitask`] | losses, gradient comparison and metrics of batches that mix tasks |
 //! | [`statevec`] | circuits compiled once, run on batches of states |
 //! | [`random`] | counter-based random words, the same on every backend |
 //! | [`tensor`] | tensors that own memory, and strided views of anybody's |
@@ -18,15 +19,18 @@
 #![deny(unsafe_code)]
 
 pub mod attention;
+mod call;
 pub mod conformance;
 pub mod device;
 mod dtype;
 mod error;
+mod host;
 mod ids;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod launch;
 mod layout;
 pub mod manifest;
+pub mod multitask;
 pub mod random;
 pub mod statevec;
 pub mod task_heads;

@@ -161,8 +161,8 @@ fn task_gate_gradients_are_central_differences() {
         Activation::Sigmoid,
         Activation::SoftmaxOne,
         Activation::SoftmaxHeads,
-        Activation::TopK { k: 2, renormalise: true },
-        Activation::TopK { k: 3, renormalise: false },
+        Activation::TopK { k: 2, renormalise: true, shared: 0 },
+        Activation::TopK { k: 3, renormalise: false, shared: 0 },
     ];
     for (seed, activation) in (0..).zip(activations) {
         let mut random = Random::new(seed, 0);
@@ -184,10 +184,10 @@ fn task_gates_by_hand() {
     near(task_gates(&z, Activation::SoftmaxOne), &[1.0 / 3.0, 1.0 / 6.0, 1.0 / 3.0, 1.0 / 6.0]);
     near(task_gates(&z, Activation::SoftmaxHeads), &[4.0 / 3.0, 2.0 / 3.0, 4.0 / 3.0, 2.0 / 3.0]);
     near(
-        task_gates(&z, Activation::TopK { k: 3, renormalise: false }),
+        task_gates(&z, Activation::TopK { k: 3, renormalise: false, shared: 0 }),
         &[1.0 / 3.0, 1.0 / 6.0, 1.0 / 3.0, 0.0],
     );
-    near(task_gates(&z, Activation::TopK { k: 3, renormalise: true }), &[0.4, 0.2, 0.4, 0.0]);
+    near(task_gates(&z, Activation::TopK { k: 3, renormalise: true, shared: 0 }), &[0.4, 0.2, 0.4, 0.0]);
     near(task_gates(&[0.0], Activation::Sigmoid), &[0.5]);
     assert_eq!(
         sum_by_task(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0], 2, 3, &[2, -1, 2]),

@@ -3,8 +3,9 @@
 // Mapping   persistent, block 128; a thread owns one (sample, head) and walks that sample's row of z alone: heads are few, and
 //           without cooperation there is nothing to order, so the bits depend on the row only
 // Traffic   values heads² reads a sample, from cache; FLOPs: one exp a (head, head)
-// Numerics  softmax subtracts the maximum; a row of −∞ gives 0; NaN or +∞ under softmax or top-k gives NaN. Top-k compares the
-//           bits of z as integers, so ties and order are the same on every backend. A single kept head has the gate 1 exactly
+// Numerics  softmax subtracts the maximum; a row of −∞ gives 0; NaN or +∞ under softmax, top-k or top-p gives NaN. Heads are ranked
+//           by the bits of z as integers, so ties and order are the same on every backend. A single kept head has the gate 1 exactly.
+//           Top-p adds what ranks higher in the order of heads, so that a lower rank never has a smaller sum
 // Bad id    gates NaN, status word set, never used as an index
 // Host      batch · heads < 2^31, 1 ≤ k ≤ heads, tasks < 2^31
 // Twin      src/task_heads/cpu.rs        Source  arXiv:1701.06538 (top-k gates)
@@ -19,15 +20,17 @@ struct GateParams {
     i64 row_stride, head_stride;  // of values
     i64 id_stride;
     u32 batch, heads, tasks;
-    u32 is_static;   // rows are picked by task id; otherwise row b is sample b's
+    u32 rows;        // 0 row b is sample b's; 1 rows are picked by task id; 2 row b, but the sample has a task id
     u32 id_kind;     // 0 i32, 1 u32, 2 i64 (low word first)
     u32 activation;  // Activation
     u32 k, renormalise;
     float softmax_scale;
     float no_task_gate;
+    u32 shared_heads;  // the first ones have gate 1; the others are routed
+    float limit;       // of TOP_P and THRESHOLD
 };
 
-enum Activation : u32 { IDENTITY = 0, SIGMOID = 1, SOFTMAX = 2, TOP_K = 3 };
+enum Activation : u32 { IDENTITY = 0, SIGMOID = 1, SOFTMAX = 2, TOP_K = 3, TOP_P = 4, THRESHOLD = 5 };
 
 constexpr u32 STATUS_TASK_ID = 1;
 constexpr i64 NO_TASK = -1;
@@ -103,6 +106,17 @@ GW_DEVICE float sum_of_kept(const Row& row, u32 k, float maximum, u32 head, bool
     return sum;
 }
 
+// Sum of the exponentials of the heads before `head` by (z descending, head ascending).
+GW_DEVICE float sum_before(const Row& row, float maximum, u32 head) {
+    const u32 own = sort_key(row.at(head));
+    float sum = 0.0f;
+    for (u32 j = 0; j < row.heads; ++j) {
+        const u32 key = sort_key(row.at(j));
+        if (key > own || (key == own && j < head)) sum += row.exponential(j, maximum);
+    }
+    return sum;
+}
+
 struct Gate {
     float gate, probability;
 };
@@ -113,6 +127,10 @@ GW_DEVICE Gate activate(const Row& row, u32 head, const GateParams& p) {
     if (p.activation == SIGMOID) {
         const float g = sigmoid(z);
         return {g, g};
+    }
+    if (p.activation == THRESHOLD) {
+        const float g = sigmoid(z);
+        return {g < p.limit ? 0.0f : g, g};  // a NaN is not below
     }
     float maximum = -INFINITY;
     u32 largest = KEY_OF_MINUS_INFINITY;
@@ -130,6 +148,10 @@ GW_DEVICE Gate activate(const Row& row, u32 head, const GateParams& p) {
     const float e = row.exponential(head, maximum);
     const float probability = ratio(e, total);
     if (p.activation == SOFTMAX) return {probability * p.softmax_scale, probability};
+    if (p.activation == TOP_P) {
+        const bool is_in = p.limit >= 1.0f || sum_before(row, maximum, head) < p.limit * total;
+        return {is_in ? probability : 0.0f, probability};
+    }
     bool is_kept;
     const float kept = sum_of_kept(row, p.k, maximum, head, &is_kept);
     if (!is_kept) return {0.0f, probability};
@@ -145,15 +167,19 @@ task_heads_gate_f32(const float* values, const u32* ids, float* gates, float* pr
          pair += static_cast<i64>(gridDim.x) * 128) {
         const i64 sample = pair / p.heads;
         const u32 head = static_cast<u32>(pair % p.heads);
-        const i64 row = p.is_static ? task_of(ids, sample, p) : sample;
+        i64 row = p.rows != 0 ? task_of(ids, sample, p) : sample;
+        if (p.rows == 2 && row >= 0) row = sample;
         Gate gate;
         if (row == BAD_TASK) {
             if (head == 0) gw::atomic_or_global(status + STATUS_TASK_ID, 1);
             gate = {NAN, NAN};
         } else if (row == NO_TASK) {
             gate = {p.no_task_gate, 0.0f};
+        } else if (head < p.shared_heads) {
+            gate = {1.0f, 1.0f};
         } else {
-            gate = activate(Row{values + row * p.row_stride, p.head_stride, p.heads}, head, p);
+            const float* routed = values + row * p.row_stride + p.shared_heads * p.head_stride;
+            gate = activate(Row{routed, p.head_stride, p.heads - p.shared_heads}, head - p.shared_heads, p);
         }
         gw::store_global(gates + pair, gate.gate);
         gw::store_global(probabilities + pair, gate.probability);

@@ -12,15 +12,19 @@ struct Params {
     id_offset: u32, id_stride: u32,
     gates_offset: u32, probabilities_offset: u32,
     batch: u32, heads: u32, tasks: u32,
-    // Rows are picked by task id; otherwise row b is sample b's.
-    is_static: u32,
+    // 0 row b is sample b's; 1 rows are picked by task id; 2 row b, but the sample has a task id.
+    rows: u32,
     // 0 i32, 1 u32, 2 i64 (low word first).
     id_kind: u32,
-    // 0 identity, 1 sigmoid, 2 softmax, 3 top-k.
+    // 0 identity, 1 sigmoid, 2 softmax, 3 top-k, 4 top-p, 5 threshold.
     activation: u32,
     k: u32, renormalise: u32,
     softmax_scale: f32,
     no_task_gate: f32,
+    // The first ones have gate 1; the others are routed.
+    shared_heads: u32,
+    // Of top-p and threshold.
+    limit: f32,
 }
 @group(0) @binding(0) var<storage, read> values: array<f32>;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
@@ -53,6 +57,9 @@ fn sort_key(z: f32) -> u32 {
     if (magnitude == 0u) { return 0x80000000u; }
     return select(bits | 0x80000000u, ~bits, (bits >> 31u) != 0u);
 }
+
+// Heads of a row of z: the routed ones.
+fn routed() -> u32 { return params.heads - params.shared_heads; }
 
 fn z_at(row: u32, head: u32) -> f32 { return values[row + head * params.head_stride]; }
 
@@ -91,7 +98,7 @@ fn sum_of_kept(row: u32, maximum: f32, head: u32) -> Kept {
         // No key is 0.
         var best_key = 0u;
         var best_head = 0u;
-        for (var j = 0u; j < params.heads; j += 1u) {
+        for (var j = 0u; j < routed(); j += 1u) {
             let key = sort_key(z_at(row, j));
             let follows = round == 0u || key < last_key || (key == last_key && j > last_head);
             if (follows && key > best_key) {
@@ -107,18 +114,31 @@ fn sum_of_kept(row: u32, maximum: f32, head: u32) -> Kept {
     return kept;
 }
 
+// Sum of the exponentials of the heads before `head` by (z descending, head ascending).
+fn sum_before(row: u32, maximum: f32, head: u32) -> f32 {
+    let own = sort_key(z_at(row, head));
+    var sum = 0.0;
+    for (var j = 0u; j < routed(); j += 1u) {
+        let key = sort_key(z_at(row, j));
+        if (key > own || (key == own && j < head)) { sum += exponential(row, j, maximum); }
+    }
+    return sum;
+}
+
 // Bits of the gate and of the probability.
 fn activate(row: u32, head: u32) -> vec2<u32> {
     let z = z_at(row, head);
     let z_bits = bitcast<u32>(z);
     if (params.activation == 0u) { return vec2<u32>(z_bits); }
-    if (params.activation == 1u) {
+    if (params.activation == 1u || params.activation == 5u) {
         if (sort_key(z) > KEY_OF_INFINITY) { return vec2<u32>(NAN_BITS); }
-        return vec2<u32>(bitcast<u32>(sigmoid(z)));
+        let g = sigmoid(z);
+        let is_out = params.activation == 5u && g < params.limit;
+        return vec2<u32>(select(bitcast<u32>(g), 0u, is_out), bitcast<u32>(g));
     }
     var maximum = 0.0;
     var largest = KEY_OF_MINUS_INFINITY;
-    for (var j = 0u; j < params.heads; j += 1u) {
+    for (var j = 0u; j < routed(); j += 1u) {
         let x = z_at(row, j);
         let key = sort_key(x);
         if (key > largest) {
@@ -128,11 +148,15 @@ fn activate(row: u32, head: u32) -> vec2<u32> {
     }
     if (largest >= KEY_OF_INFINITY) { return vec2<u32>(NAN_BITS); }
     var total = 0.0;
-    for (var j = 0u; j < params.heads; j += 1u) { total += exponential(row, j, maximum); }
+    for (var j = 0u; j < routed(); j += 1u) { total += exponential(row, j, maximum); }
     let e = exponential(row, head, maximum);
     let probability = ratio(e, total);
     if (params.activation == 2u) {
         return vec2<u32>(bitcast<u32>(probability * params.softmax_scale), bitcast<u32>(probability));
+    }
+    if (params.activation == 4u) {
+        let is_in = params.limit >= 1.0 || sum_before(row, maximum, head) < params.limit * total;
+        return vec2<u32>(select(0u, bitcast<u32>(probability), is_in), bitcast<u32>(probability));
     }
     let kept = sum_of_kept(row, maximum, head);
     let kept_gate = select(probability, ratio(e, kept.sum), params.renormalise != 0u);
@@ -145,14 +169,18 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) w
         let sample = pair / params.heads;
         let head = pair % params.heads;
         var row = i32(sample);
-        if (params.is_static != 0u) { row = task_of(sample); }
+        if (params.rows != 0u) { row = task_of(sample); }
+        if (params.rows == 2u && row >= 0) { row = i32(sample); }
         var gate = vec2<u32>(NAN_BITS);
         if (row == BAD_TASK) {
             if (head == 0u) { atomicOr(&status[STATUS_TASK_ID], 1u); }
         } else if (row == NO_TASK) {
             gate = vec2<u32>(bitcast<u32>(params.no_task_gate), 0u);
+        } else if (head < params.shared_heads) {
+            gate = vec2<u32>(0x3f800000u);
         } else {
-            gate = activate(params.values_offset + u32(row) * params.row_stride, head);
+            let first = params.values_offset + u32(row) * params.row_stride + params.shared_heads * params.head_stride;
+            gate = activate(first, head - params.shared_heads);
         }
         gates[params.gates_offset + pair] = gate.x;
         probabilities[params.probabilities_offset + pair] = gate.y;

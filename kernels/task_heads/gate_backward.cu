@@ -16,6 +16,7 @@ using gw::u32;
 struct GateBackwardParams {
     u32 pairs, heads;
     u32 derivative;
+    u32 shared_heads;  // the first of each sample have the constant gate 1
 };
 
 enum Derivative : u32 { IDENTITY = 0, SIGMOID = 1, PROBABILITIES = 2, GATES = 3, STRAIGHT_THROUGH = 4 };
@@ -31,12 +32,14 @@ task_heads_gate_backward_f32(const float* delta, const float* gates, const float
         const float gate = gw::load_global_cached(gates + pair);
         const float probability = gw::load_global_cached(probabilities + pair);
         float result = own;
-        if (p.derivative == SIGMOID) {
+        if (pair % p.heads < p.shared_heads) {
+            result = 0.0f;
+        } else if (p.derivative == SIGMOID) {
             result = own * (1.0f - gate);
         } else if (p.derivative != IDENTITY) {
-            const i64 first = pair - pair % p.heads;
+            const i64 first = pair - pair % p.heads + p.shared_heads, end = first + p.heads - p.shared_heads;
             float total = 0.0f, kept = 0.0f;
-            for (i64 other = first; other < first + p.heads; ++other) {
+            for (i64 other = first; other < end; ++other) {
                 total += gw::load_global_cached(delta + other);
                 if (gw::load_global_cached(gates + other) != 0.0f) kept += gw::load_global_cached(probabilities + other);
             }

@@ -11,6 +11,8 @@ struct Params {
     pairs: u32, heads: u32,
     // 0 identity, 1 sigmoid, 2 probabilities, 3 gates, 4 straight-through.
     derivative: u32,
+    // The first of each sample have the constant gate 1.
+    shared_heads: u32,
 }
 @group(0) @binding(0) var<storage, read> delta: array<f32>;
 @group(0) @binding(1) var<storage, read> gates: array<f32>;
@@ -27,13 +29,16 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) w
         let gate = gates[params.gates_offset + pair];
         let probability = probabilities[params.probabilities_offset + pair];
         var result = own;
-        if (params.derivative == 1u) {
+        if (pair % params.heads < params.shared_heads) {
+            result = 0.0;
+        } else if (params.derivative == 1u) {
             result = own * (1.0 - gate);
         } else if (params.derivative != 0u) {
-            let first = pair - pair % params.heads;
+            let first = pair - pair % params.heads + params.shared_heads;
+            let end = first + params.heads - params.shared_heads;
             var total = 0.0;
             var kept = 0.0;
-            for (var other = first; other < first + params.heads; other += 1u) {
+            for (var other = first; other < end; other += 1u) {
                 total += delta[params.delta_offset + other];
                 let is_kept = gates[params.gates_offset + other] != 0.0;
                 if (is_kept) { kept += probabilities[params.probabilities_offset + other]; }

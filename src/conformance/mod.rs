@@ -6,6 +6,7 @@
 
 mod attention;
 mod compare;
+mod multitask;
 mod random;
 mod statevec;
 mod task_heads;
@@ -166,7 +167,8 @@ impl From<Error> for Failure {
 }
 
 /// Every operation, in the order they are run. Another operation's cases are another file and another row.
-const OPERATIONS: &[&[Operation]] = &[attention::OPERATIONS, task_heads::OPERATIONS, statevec::OPERATIONS];
+const OPERATIONS: &[&[Operation]] =
+    &[attention::OPERATIONS, task_heads::OPERATIONS, multitask::OPERATIONS, statevec::OPERATIONS];
 
 fn all() -> impl Iterator<Item = &'static Operation> {
     OPERATIONS.iter().copied().flatten()

@@ -52,15 +52,23 @@ impl Gated {
         let mut random = Random::new(!seed);
         let (batch, heads) = (attention.batch, attention.q_heads);
         let kept = random.between(1, heads);
-        let activation = match number % 8 {
+        let activation = match number % 10 {
             0 | 1 => Activation::Identity,
             2 => Activation::Sigmoid,
             3 => Activation::Softmax { scale: SoftmaxScale::One },
             4 => Activation::Softmax { scale: SoftmaxScale::Heads },
-            5 => Activation::TopK { k: kept, renormalise: false, straight_through: false },
+            5 => Activation::top_k(kept, false),
             // A renormalised top-1 is the constant 1.
-            6 => Activation::TopK { k: kept, renormalise: kept > 1, straight_through: false },
-            _ => Activation::TopK { k: kept, renormalise: true, straight_through: true },
+            6 => Activation::top_k(kept, kept > 1),
+            7 => Activation::TopP { p: 0.37 },
+            8 => Activation::Threshold { t: 0.43 },
+            _ => Activation::TopK {
+                k: kept,
+                renormalise: true,
+                straight_through: true,
+                shared_heads: 0,
+                noise: 0.0,
+            },
         };
         let tasks = random.one_in(2).then(|| {
             let one = |random: &mut Random| {
@@ -146,6 +154,16 @@ fn activate(activation: Activation, z: &[f32]) -> Vec<Gate> {
                 let g = 1.0 / (1.0 + (-z[h]).exp());
                 Gate { value: g, a: g * (1.0 - g), b: 0.0, c: 0.0 }
             }
+            Activation::Threshold { t } => {
+                let g = 1.0 / (1.0 + (-z[h]).exp());
+                let g = if g < f64::from(t) { 0.0 } else { g };
+                Gate { value: g, a: g * (1.0 - g), b: 0.0, c: 0.0 }
+            }
+            Activation::TopP { p: share } => {
+                let before: f64 = (0..z.len()).filter(|&j| rank(j) < rank(h)).map(|j| p[j]).sum();
+                let g = if before < f64::from(share) { p[h] } else { 0.0 };
+                Gate { value: g, a: g, b: p[h], c: g }
+            }
             Activation::Softmax { scale } => {
                 let scale = if scale == SoftmaxScale::Heads { z.len() as f64 } else { 1.0 };
                 Gate { value: scale * p[h], a: scale * p[h], b: p[h], c: scale * p[h] }
@@ -205,7 +223,7 @@ fn backward(device: &Device, number: usize, seed: u64) -> Checked {
         let gradients = case.launch(device, &placed, |[q, k, v], options, out| {
             let grad_y = placed.view(&placed.grad_o)?;
             // A top-1 of one head is constant too.
-            let constant = Activation::TopK { k: 1, renormalise: true, straight_through: false };
+            let constant = Activation::top_k(1, true);
             let want = WantTaskHeadsGradients { dgate: case.activation != constant, ..Default::default() };
             let gradients = task_heads_backward(&q, &k, &v, &out.saved(), &grad_y, options, want)?;
             let read = |tensor: Option<Tensor>| tensor.map(|tensor| tensor.to_vec::<f32>()).transpose();
@@ -251,7 +269,8 @@ fn logit_gradient(case: &Gated, rows: &[Option<Expected>], factor: f64) -> Vec<O
             let Some(sum) = &mut out[row * heads + h] else { continue };
             sum.value += gates[h].a * u[h].value - gates[h].b * mean;
             // (1 − g) of the sigmoid rounds like 1, not like 1 − g.
-            let own = if case.activation == Activation::Sigmoid { gates[h].value } else { gates[h].a };
+            let is_sigmoid = matches!(case.activation, Activation::Sigmoid | Activation::Threshold { .. });
+            let own = if is_sigmoid { gates[h].value } else { gates[h].a };
             sum.tolerance += factor * (own * u[h].tolerance + gates[h].b * mean_tolerance);
         }
     }

@@ -18,6 +18,8 @@ pub(crate) enum Status {
     TaskId = 1,
     /// An angle or gate coefficient is NaN or infinite.
     Parameter = 2,
+    /// A class label is not below the number of classes.
+    Label = 3,
     /// The norm of a state is zero, infinite or NaN.
     Norm = 4,
 }
@@ -29,6 +31,7 @@ impl Status {
             (Self::Length, "a length that is negative or exceeds its tensor"),
             (Self::TaskId, "a task id that is not below the number of tasks"),
             (Self::Parameter, "a NaN or infinite parameter"),
+            (Self::Label, "a label that is not below the number of classes"),
             (Self::Norm, "a state whose norm is zero, infinite or NaN"),
         ];
         let set = |status: Self| words.get(status as usize).is_some_and(|&word| word != 0);

@@ -6,6 +6,7 @@
 pub(crate) mod attention;
 pub(crate) mod density;
 pub(crate) mod device;
+pub(crate) mod multitask;
 pub(crate) mod random;
 pub(crate) mod readout;
 pub(crate) mod statevec;
@@ -53,6 +54,83 @@ pub struct WgslKernel {
     pub uses_subgroups: bool,
 }
 
+/// A kernel and its shader, which take the same arguments in the same order.
+#[derive(Debug)]
+pub(crate) struct Twin {
+    pub(crate) cuda: CudaKernel,
+    pub(crate) wgsl: WgslKernel,
+}
+
+/// What a pair of twins is, for [`Twin::new`].
+pub(crate) struct TwinRow {
+    /// Name of both.
+    pub(crate) entry: &'static str,
+    /// `.cu` path below `kernels/`, and text.
+    pub(crate) cuda: (&'static str, &'static str),
+    /// `.wgsl` path below `kernels/`, and text.
+    pub(crate) wgsl: (&'static str, &'static str),
+    /// Threads of a block, invocations of a workgroup.
+    pub(crate) block: u32,
+    /// Names of the CUDA kernel's pointers.
+    pub(crate) pointers: &'static [&'static str],
+    /// Names and use of the shader's buffers, in the same order.
+    pub(crate) bindings: &'static [(&'static str, Access)],
+    /// Sizes, and words after them.
+    pub(crate) params: (usize, usize),
+    /// Dynamic shared memory of a block, workgroup memory, in bytes.
+    pub(crate) shared: (u32, u32),
+}
+
+impl Twin {
+    /// The two rows. Parameter structs as [`crate::call`] packs them.
+    pub(crate) const fn new(row: &TwinRow) -> Self {
+        let (sizes, words) = row.params;
+        let mut indices = row.bindings.len();
+        let mut at = 0;
+        while at < row.bindings.len() {
+            // The status words are the only buffer without an index.
+            if is_status(row.bindings[at].0) {
+                indices -= 1;
+            }
+            at += 1;
+        }
+        let cuda_words = if sizes > 0 { words.next_multiple_of(2) } else { words };
+        Self {
+            cuda: CudaKernel {
+                entry: row.entry,
+                file: row.cuda.0,
+                source: row.cuda.1,
+                block: row.block,
+                pointers: row.pointers,
+                params: 8 * sizes + 4 * cuda_words,
+                shared_bytes: row.shared.0,
+            },
+            wgsl: WgslKernel {
+                entry: row.entry,
+                file: row.wgsl.0,
+                source: row.wgsl.1,
+                constants: &[],
+                workgroup: [row.block, 1, 1],
+                bindings: row.bindings,
+                params: 4 * (indices + sizes + words),
+                workgroup_bytes: row.shared.1,
+                uses_subgroups: false,
+            },
+        }
+    }
+}
+
+const fn is_status(name: &str) -> bool {
+    let (name, status) = (name.as_bytes(), b"status");
+    let mut same = name.len() == status.len();
+    let mut at = 0;
+    while same && at < status.len() {
+        same = name[at] == status[at];
+        at += 1;
+    }
+    same
+}
+
 /// A kernel in both languages, for [`crate::launch`].
 #[derive(Debug)]
 #[cfg_attr(not(all(feature = "wgpu", feature = "cuda")), allow(dead_code))]
@@ -80,6 +158,8 @@ pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
+    ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
+    ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),
     ("density/qubit.cuh", include_str!("../../kernels/density/qubit.cuh")),
     ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
     ("statevec/mass.cuh", include_str!("../../kernels/statevec/mass.cuh")),
@@ -119,10 +199,18 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [random::CUDA, attention::CUDA, task_heads::CUDA, statevec::CUDA, readout::CUDA, density::CUDA]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        random::CUDA,
+        attention::CUDA,
+        task_heads::CUDA,
+        multitask::CUDA,
+        statevec::CUDA,
+        readout::CUDA,
+        density::CUDA,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 /// Every WGSL kernel.
@@ -132,6 +220,7 @@ pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
         random::WGSL,
         attention::WGSL,
         task_heads::WGSL,
+        multitask::WGSL,
         statevec::WGSL,
         readout::WGSL,
         density::WGSL,

@@ -1,7 +1,7 @@
 //! Kernels of `task_heads`.
 
 use super::Access::{Read, ReadWrite};
-use super::{Access, CudaKernel, WgslKernel};
+use super::{Access, CudaKernel, Twin, TwinRow, WgslKernel};
 
 macro_rules! source {
     ($name:literal) => {
@@ -44,6 +44,105 @@ const fn wgsl(
     }
 }
 
+macro_rules! twin {
+    (
+        $(#[$doc:meta])* $name:ident = $entry:literal in $stem:literal, $(after $header:literal,)? block $block:literal,
+        pointers $pointers:expr, bindings $bindings:expr, params $params:expr, shared $shared:expr
+    ) => {
+        $(#[$doc])*
+        pub(crate) static $name: Twin = Twin::new(&TwinRow {
+            entry: $entry,
+            cuda: (concat!("task_heads/", $stem, ".cu"), include_str!(concat!("../../kernels/task_heads/", $stem, ".cu"))),
+            wgsl: (
+                concat!("task_heads/", $stem, ".wgsl"),
+                concat!($(include_str!(concat!("../../kernels/", $header)),)? include_str!(concat!("../../kernels/task_heads/", $stem, ".wgsl"))),
+            ),
+            block: $block,
+            pointers: $pointers,
+            bindings: $bindings,
+            params: $params,
+            shared: $shared,
+        });
+    };
+}
+
+twin! {
+    /// z of dynamic and noisy gates.
+    SCORES = "task_heads_scores_f32" in "scores", after "random/philox.wgsl", block 128,
+    pointers &["values", "x", "bias", "ids", "stream", "z"],
+    bindings &[("values", Read), ("x", Read), ("bias", Read), ("ids", Read), ("stream", Read), ("z", ReadWrite)],
+    params (6, 9), shared (0, 512)
+}
+
+twin! {
+    /// Gradient of a dynamic gate's weights and bias.
+    DYNAMIC_WEIGHTS = "task_heads_dynamic_weights_f32" in "dynamic_weights", block 128,
+    pointers &["dz", "x", "ids", "out"],
+    bindings &[("dz", Read), ("x", Read), ("ids", Read), ("sums", ReadWrite)],
+    params (2, 7), shared (0, 0)
+}
+
+twin! {
+    /// Gradient of a dynamic gate's inputs.
+    DYNAMIC_INPUTS = "task_heads_dynamic_inputs_f32" in "dynamic_inputs", block 128,
+    pointers &["dz", "weights", "ids", "dx"],
+    bindings &[("dz", Read), ("weights", Read), ("ids", Read), ("dx", ReadWrite)],
+    params (3, 6), shared (0, 0)
+}
+
+twin! {
+    /// Fraction selected and mean probability.
+    STATISTICS = "task_heads_statistics_f32" in "statistics", block 128,
+    pointers &["gates", "probabilities", "ids", "selected", "mean_probability", "counts"],
+    bindings &[
+        ("gates", Read), ("probabilities", Read), ("ids", Read), ("selected_share", ReadWrite), ("mean_probability", ReadWrite),
+        ("counts", ReadWrite),
+    ],
+    params (1, 5), shared (0, 0)
+}
+
+twin! {
+    /// Balance, entropy and active fraction.
+    BALANCE = "task_heads_balance_f32" in "balance", block 128,
+    pointers &["selected", "mean_probability", "summary"],
+    bindings &[("selected_share", Read), ("mean_probability", Read), ("summary", ReadWrite)],
+    params (0, 3), shared (0, 0)
+}
+
+twin! {
+    /// Gradient of the balance.
+    BALANCE_BACKWARD = "task_heads_balance_backward_f32" in "balance_backward", block 128,
+    pointers &["probabilities", "selected", "counts", "weights", "ids", "dz"],
+    bindings &[
+        ("probabilities", Read), ("selected_share", Read), ("counts", Read), ("weights", Read), ("ids", Read), ("dz", ReadWrite),
+    ],
+    params (1, 7), shared (0, 0)
+}
+
+twin! {
+    /// The output projection.
+    PROJECT = "task_heads_project_f32" in "project", after "task_heads/project_common.wgsl", block 256,
+    pointers &["y", "w", "gates", "ids", "out"],
+    bindings &[("left", Read), ("right", Read), ("gates", Read), ("ids", Read), ("result", ReadWrite)],
+    params (8, 8), shared (8320, 4224)
+}
+
+twin! {
+    /// The output projection and its gradients.
+    PROJECT_GRAD_Y = "task_heads_project_grad_y_f32" in "project_grad_y", after "task_heads/project_common.wgsl", block 256,
+    pointers &["dout", "w", "gates", "ids", "dy"],
+    bindings &[("left", Read), ("right", Read), ("gates", Read), ("ids", Read), ("result", ReadWrite)],
+    params (8, 8), shared (8320, 4224)
+}
+
+twin! {
+    /// The output projection and its gradients.
+    PROJECT_GRAD_W = "task_heads_project_grad_w_f32" in "project_grad_w", after "task_heads/project_common.wgsl", block 256,
+    pointers &["y", "dout", "gates", "ids", "dw"],
+    bindings &[("left", Read), ("right", Read), ("gates", Read), ("ids", Read), ("result", ReadWrite)],
+    params (8, 8), shared (8320, 4224)
+}
+
 /// Gates and probabilities.
 pub(crate) static GATE_CUDA: CudaKernel = cuda(
     "task_heads_gate_f32",
@@ -51,7 +150,7 @@ pub(crate) static GATE_CUDA: CudaKernel = cuda(
     source!("gate.cu"),
     128,
     &["values", "ids", "gates", "probabilities", "status"],
-    64,
+    72,
     0,
 );
 
@@ -95,7 +194,7 @@ pub(crate) static GATE_BACKWARD_CUDA: CudaKernel = cuda(
     source!("gate_backward.cu"),
     128,
     &["delta", "gates", "probabilities", "dz"],
-    12,
+    16,
     0,
 );
 
@@ -123,7 +222,7 @@ pub(crate) static GATE_WGSL: WgslKernel = wgsl(
         ("probabilities", ReadWrite),
         ("status", ReadWrite),
     ],
-    68,
+    76,
     0,
 );
 
@@ -173,7 +272,7 @@ pub(crate) static GATE_BACKWARD_WGSL: WgslKernel = wgsl(
     source!("gate_backward.wgsl"),
     128,
     &[("delta", Read), ("gates", Read), ("probabilities", Read), ("dz", ReadWrite)],
-    28,
+    32,
     0,
 );
 
@@ -188,7 +287,37 @@ pub(crate) static SUM_BY_TASK_WGSL: WgslKernel = wgsl(
     0,
 );
 
-pub(super) const CUDA: &[&CudaKernel] =
-    &[&GATE_CUDA, &COMPACT_CUDA, &FILL_CUDA, &DELTA_CUDA, &GATE_BACKWARD_CUDA, &SUM_BY_TASK_CUDA];
-pub(super) const WGSL: &[&WgslKernel] =
-    &[&GATE_WGSL, &COMPACT_WGSL, &FILL_WGSL, &DELTA_WGSL, &GATE_BACKWARD_WGSL, &SUM_BY_TASK_WGSL];
+pub(super) const CUDA: &[&CudaKernel] = &[
+    &GATE_CUDA,
+    &COMPACT_CUDA,
+    &FILL_CUDA,
+    &DELTA_CUDA,
+    &GATE_BACKWARD_CUDA,
+    &SUM_BY_TASK_CUDA,
+    &SCORES.cuda,
+    &DYNAMIC_WEIGHTS.cuda,
+    &DYNAMIC_INPUTS.cuda,
+    &STATISTICS.cuda,
+    &BALANCE.cuda,
+    &BALANCE_BACKWARD.cuda,
+    &PROJECT.cuda,
+    &PROJECT_GRAD_Y.cuda,
+    &PROJECT_GRAD_W.cuda,
+];
+pub(super) const WGSL: &[&WgslKernel] = &[
+    &GATE_WGSL,
+    &COMPACT_WGSL,
+    &FILL_WGSL,
+    &DELTA_WGSL,
+    &GATE_BACKWARD_WGSL,
+    &SUM_BY_TASK_WGSL,
+    &SCORES.wgsl,
+    &DYNAMIC_WEIGHTS.wgsl,
+    &DYNAMIC_INPUTS.wgsl,
+    &STATISTICS.wgsl,
+    &BALANCE.wgsl,
+    &BALANCE_BACKWARD.wgsl,
+    &PROJECT.wgsl,
+    &PROJECT_GRAD_Y.wgsl,
+    &PROJECT_GRAD_W.wgsl,
+];

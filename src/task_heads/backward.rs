@@ -19,11 +19,12 @@ pub(super) fn run(
     gradients: &mut TaskHeadsGradients,
 ) -> Result<()> {
     let steps = steps(problem.device());
-    let TaskHeadsGradients { dq, dk, dv, dgate } = gradients;
+    let TaskHeadsGradients { dq, dk, dv, dgate, dynamic } = gradients;
+    let wants_gate = dgate.is_some() || dynamic.is_some();
     // Σ_j p_ij⟨dy_i, v_j⟩ per row: what an identity gate needs and y·dy cannot give without dividing by the gate.
     let identity = problem.derivative() == GateDerivative::Identity;
-    let mut drow_scale = match dgate {
-        Some(_) if identity => Some(Tensor::zeros(problem.device(), DType::F32, &problem.lse_shape())?),
+    let mut drow_scale = match wants_gate {
+        true if identity => Some(Tensor::zeros(problem.device(), DType::F32, &problem.lse_shape())?),
         _ => None,
     };
     if dq.is_some() || dk.is_some() || dv.is_some() || drow_scale.is_some() {
@@ -67,7 +68,9 @@ pub(super) fn run(
         steps.fill(&problem.sizes, &fill, &mut target.view_mut())?;
     }
 
-    let Some(dgate) = dgate else { return Ok(()) };
+    if !wants_gate {
+        return Ok(());
+    }
     let per_pair = || Tensor::zeros(problem.device(), DType::F32, saved.gates.shape());
     let mut delta = per_pair()?;
     let sum = match &drow_scale {
@@ -82,12 +85,24 @@ pub(super) fn run(
     }
 
     let mut dz = per_pair()?;
-    let out = if problem.source.is_static() { &mut dz } else { &mut *dgate };
+    let is_provided = !problem.source.is_static() && problem.source.linear.is_none();
+    let out = match dgate {
+        Some(dgate) if is_provided => dgate,
+        _ => &mut dz,
+    };
     steps.gate_backward(problem, &delta.view(), &saved.gates, &saved.probabilities, &mut out.view_mut())?;
-    if problem.source.is_static() {
-        steps.sum_by_task(problem, &dz.view(), &mut dgate.view_mut())?;
+    if let Some(balance) = &problem.balance {
+        super::statistics::add_balance_gradient(problem, balance, saved, out)?;
     }
-    Ok(())
+    if let Some(dynamic) = dynamic {
+        return super::scores::backward(problem, &dz.view(), dynamic);
+    }
+    match dgate {
+        Some(dgate) if problem.source.is_static() => {
+            steps.sum_by_task(problem, &dz.view(), &mut dgate.view_mut())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// ⟨dy, o⟩ of the pairs whose gate is 0: their attention, which forward did not compute, with row scale 1.

@@ -1,10 +1,11 @@
 //! The steps on the CPU: the same lists as the GPU kernels build, in plain Rust.
 
 use super::Activation;
-use super::problem::{GateDerivative, Problem, Sizes, no_task_id};
+use super::problem::{GateDerivative, Problem, Sizes};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
-use crate::dtype::{DType, Element};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::host::{elements, elements_mut};
 use crate::tensor::{Layout, TensorMut, TensorRef};
 use rayon::prelude::*;
 
@@ -20,6 +21,7 @@ impl Steps for CpuSteps {
     fn gate(
         &self,
         problem: &Problem<'_>,
+        scores: Option<&TensorRef<'_>>,
         gates: &mut TensorMut<'_>,
         probabilities: &mut TensorMut<'_>,
     ) -> Result<()> {
@@ -27,14 +29,23 @@ impl Steps for CpuSteps {
         if heads == 0 {
             return Ok(());
         }
-        let (rows, values) = (rows_of_samples(problem)?, problem.source.values.to_vec::<f32>()?);
+        let mut rows = tasks_of_samples(problem)?;
+        let by_sample = scores.is_some() || problem.source.ids.is_none();
+        if by_sample {
+            rows.iter_mut().enumerate().for_each(|(sample, row)| *row = row.map(|_| sample));
+        }
+        let values = scores.unwrap_or(&problem.source.values).to_vec::<f32>()?;
+        let shared = problem.activation.shared_heads();
         let (gates, probabilities) = (elements_mut::<f32>(gates)?, elements_mut::<f32>(probabilities)?);
         let outputs = gates.chunks_exact_mut(heads).zip(probabilities.chunks_exact_mut(heads));
         for (row, (gates, probabilities)) in rows.into_iter().zip(outputs) {
             match row {
                 Some(row) => {
                     let z = &values[row * heads..(row + 1) * heads];
-                    activate(problem.activation, problem.softmax_scale(), z, gates, probabilities);
+                    gates[..shared].fill(1.0);
+                    probabilities[..shared].fill(1.0);
+                    let routed = (&mut gates[shared..], &mut probabilities[shared..]);
+                    activate(problem.activation, problem.softmax_scale(), &z[shared..], routed.0, routed.1);
                 }
                 None => {
                     gates.fill(problem.no_task_gate());
@@ -141,7 +152,7 @@ impl Steps for CpuSteps {
         dz: &mut TensorMut<'_>,
     ) -> Result<()> {
         let heads = problem.sizes.heads.max(1);
-        let derivative = problem.derivative();
+        let (derivative, shared) = (problem.derivative(), problem.activation.shared_heads());
         let inputs = elements::<f32>(delta)?
             .chunks_exact(heads)
             .zip(elements::<f32>(gates)?.chunks_exact(heads))
@@ -149,9 +160,12 @@ impl Steps for CpuSteps {
         for (dz, ((delta, gates), probabilities)) in
             elements_mut::<f32>(dz)?.chunks_exact_mut(heads).zip(inputs)
         {
-            let total: f32 = delta.iter().sum();
-            let kept: f32 = probabilities.iter().zip(gates).filter(|&(_, &g)| g != 0.0).map(|(p, _)| p).sum();
-            for h in 0..heads {
+            let total: f32 = delta[shared..].iter().sum();
+            let routed = probabilities.iter().zip(gates).skip(shared);
+            let kept: f32 = routed.filter(|&(_, &g)| g != 0.0).map(|(p, _)| p).sum();
+            // A shared head's gate is a constant.
+            dz[..shared].fill(0.0);
+            for h in shared..heads {
                 dz[h] = match derivative {
                     GateDerivative::Identity => delta[h],
                     GateDerivative::Sigmoid => delta[h] * (1.0 - gates[h]),
@@ -168,7 +182,7 @@ impl Steps for CpuSteps {
         let heads = problem.sizes.heads.max(1);
         let out = elements_mut::<f32>(out)?;
         out.fill(0.0);
-        for (task, dz) in rows_of_samples(problem)?.into_iter().zip(elements::<f32>(dz)?.chunks_exact(heads))
+        for (task, dz) in tasks_of_samples(problem)?.into_iter().zip(elements::<f32>(dz)?.chunks_exact(heads))
         {
             let Some(task) = task else { continue };
             for (sum, dz) in out[task * heads..(task + 1) * heads].iter_mut().zip(dz) {
@@ -179,23 +193,36 @@ impl Steps for CpuSteps {
     }
 }
 
-/// The row of the source's values of each sample, `None` for samples without a task.
-fn rows_of_samples(problem: &Problem<'_>) -> Result<Vec<Option<usize>>> {
-    let Some(ids) = &problem.source.ids else { return Ok((0..problem.sizes.batch).map(Some).collect()) };
-    let dtype = ids.view().dtype();
-    Ok(ids.host()?.into_iter().map(|id| (!no_task_id(dtype, id)).then_some(id as usize)).collect())
+/// Task of each sample, `None` for samples without one. Without ids every sample is of task 0.
+pub(super) fn tasks_of_samples(problem: &Problem<'_>) -> Result<Vec<Option<usize>>> {
+    match &problem.source.ids {
+        Some(ids) => ids.host_tasks(),
+        None => Ok(vec![Some(0); problem.sizes.batch]),
+    }
 }
 
 /// Gates and probabilities of one sample.
 fn activate(activation: Activation, scale: f32, z: &[f32], gates: &mut [f32], probabilities: &mut [f32]) {
     match activation {
         Activation::Identity => gates.copy_from_slice(z),
-        Activation::Sigmoid => {
-            for (gate, &z) in gates.iter_mut().zip(z) {
-                // e^−|z| never overflows.
-                let e = (-z.abs()).exp();
-                *gate = if z >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) };
+        Activation::Sigmoid => gates.iter_mut().zip(z).for_each(|(gate, &z)| *gate = sigmoid(z)),
+        Activation::Threshold { t } => {
+            for ((gate, p), &z) in gates.iter_mut().zip(probabilities).zip(z) {
+                *p = sigmoid(z);
+                // A NaN is not below.
+                *gate = if *p < t { 0.0 } else { *p };
             }
+            return;
+        }
+        Activation::TopP { p: share } => {
+            // As in top-k, `probabilities` first hold e^(z−max).
+            let total = exponentials(z, probabilities);
+            for head in 0..z.len() {
+                let is_in = share >= 1.0 || sum_before(z, probabilities, head) < share * total;
+                gates[head] = if is_in || total.is_nan() { ratio(probabilities[head], total) } else { 0.0 };
+            }
+            probabilities.iter_mut().for_each(|p| *p = ratio(*p, total));
+            return;
         }
         Activation::Softmax { .. } => {
             softmax(z, probabilities);
@@ -226,6 +253,20 @@ fn activate(activation: Activation, scale: f32, z: &[f32], gates: &mut [f32], pr
         }
     }
     probabilities.copy_from_slice(gates);
+}
+
+fn sigmoid(z: f32) -> f32 {
+    // e^−|z| never overflows.
+    let e = (-z.abs()).exp();
+    if z >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
+}
+
+/// Sum of the exponentials of the heads before `head` when heads are sorted by z, largest first, ties by index; added in the
+/// order of heads, so that a lower rank never has a smaller sum.
+fn sum_before(z: &[f32], e: &[f32], head: usize) -> f32 {
+    let own = sort_key(z[head]);
+    let is_before = |j: usize| sort_key(z[j]) > own || (sort_key(z[j]) == own && j < head);
+    (0..z.len()).filter(|&j| is_before(j)).map(|j| e[j]).sum()
 }
 
 fn softmax(z: &[f32], p: &mut [f32]) {
@@ -313,32 +354,6 @@ fn not_cpu(dtype: DType) -> Error {
         expected: "cpu".into(),
         got: format!("{dtype} elsewhere"),
     }
-}
-
-/// All elements of a contiguous CPU tensor.
-#[allow(unsafe_code)]
-fn elements<'a, T: Element>(view: &TensorRef<'a>) -> Result<&'a [T]> {
-    let len = view.layout().len();
-    if len == 0 {
-        return Ok(&[]);
-    }
-    let base = view.cpu_ptr::<T>().filter(|_| view.layout().is_contiguous());
-    let base = base.ok_or_else(|| not_cpu(view.dtype()))?;
-    // SAFETY: a contiguous view's elements are the `len` that follow its first, all inside the borrow `'a`.
-    Ok(unsafe { std::slice::from_raw_parts(base, len) })
-}
-
-/// All elements of a contiguous CPU tensor, for writing.
-#[allow(unsafe_code)]
-fn elements_mut<'a, T: Element>(view: &'a mut TensorMut<'_>) -> Result<&'a mut [T]> {
-    let layout = *view.as_ref().layout();
-    if layout.is_empty() {
-        return Ok(&mut []);
-    }
-    let base = view.cpu_ptr::<T>().filter(|_| layout.is_contiguous());
-    let base = base.ok_or_else(|| not_cpu(view.as_ref().dtype()))?;
-    // SAFETY: as in `elements`; the view borrows them exclusively, and is itself borrowed exclusively for `'a`.
-    Ok(unsafe { std::slice::from_raw_parts_mut(base, layout.len()) })
 }
 
 /// The last dimension at `[b, h]` or `[b, h, row]` of a validated f32 tensor on the CPU.

@@ -1,6 +1,5 @@
 //! The steps on CUDA: argument packing for `kernels/task_heads/*.cu`.
 
-use super::Activation;
 use super::problem::{Problem, Sizes};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
 use crate::device::cuda::CudaDevice;
@@ -27,13 +26,15 @@ struct GateParams {
     batch: u32,
     heads: u32,
     tasks: u32,
-    is_static: u32,
+    rows: u32,
     id_kind: u32,
     activation: u32,
     k: u32,
     renormalise: u32,
     softmax_scale: f32,
     no_task_gate: f32,
+    shared_heads: u32,
+    limit: f32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -78,6 +79,7 @@ struct GateBackwardParams {
     pairs: u32,
     heads: u32,
     derivative: u32,
+    shared_heads: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -112,11 +114,12 @@ impl Steps for CudaSteps<'_> {
     fn gate(
         &self,
         problem: &Problem<'_>,
+        scores: Option<&TensorRef<'_>>,
         gates: &mut TensorMut<'_>,
         probabilities: &mut TensorMut<'_>,
     ) -> Result<()> {
         let sizes = &problem.sizes;
-        let values = &problem.source.values;
+        let values = scores.unwrap_or(&problem.source.values);
         let (ids, id_stride, id_kind) = match &problem.source.ids {
             Some(ids) => {
                 let view = ids.view();
@@ -124,26 +127,23 @@ impl Steps for CudaSteps<'_> {
             }
             None => (0, 0, 0),
         };
-        let (activation, k, renormalise) = match problem.activation {
-            Activation::Identity => (0, 0, false),
-            Activation::Sigmoid => (1, 0, false),
-            Activation::Softmax { .. } => (2, 0, false),
-            Activation::TopK { k, renormalise, .. } => (3, k as u32, renormalise),
-        };
+        let (activation, k, renormalise) = problem.activation.words();
         let params = GateParams {
             row_stride: values.layout().step(0) as i64,
             head_stride: values.layout().step(1) as i64,
             id_stride,
             batch: sizes.batch as u32,
             heads: sizes.heads as u32,
-            tasks: values.shape()[0] as u32,
-            is_static: problem.source.is_static().into(),
+            tasks: problem.source.tasks() as u32,
+            rows: problem.rows_of_gate(),
             id_kind,
             activation,
             k,
             renormalise: renormalise.into(),
             softmax_scale: problem.softmax_scale(),
             no_task_gate: problem.no_task_gate(),
+            shared_heads: problem.activation.shared_heads() as u32,
+            limit: problem.activation.limit(),
         };
         let outputs = [address(gates.as_ref())?, address(probabilities.as_ref())?];
         let pointers = [address(values)?, ids, outputs[0], outputs[1], self.0.status()];
@@ -233,6 +233,7 @@ impl Steps for CudaSteps<'_> {
             pairs: pairs as u32,
             heads: problem.sizes.heads as u32,
             derivative: problem.derivative() as u32,
+            shared_heads: problem.activation.shared_heads() as u32,
         };
         let pointers = [address(delta)?, address(gates)?, address(probabilities)?, address(dz.as_ref())?];
         let work = threads_to_blocks(pairs, &kernels::GATE_BACKWARD_CUDA);

@@ -10,7 +10,14 @@ use crate::error::Result;
 pub(super) fn run(problem: &Problem<'_>, out: &mut TaskHeadsViews<'_>, fresh: bool) -> Result<()> {
     problem.check_outputs(out)?;
     let (sizes, steps) = (&problem.sizes, steps(problem.device()));
-    steps.gate(problem, &mut out.gates, &mut out.probabilities)?;
+    let scores = match &mut out.z {
+        Some(z) if problem.computes_scores() => {
+            super::scores::scores(problem, z)?;
+            Some(z.as_ref())
+        }
+        _ => None,
+    };
+    steps.gate(problem, scores, &mut out.gates, &mut out.probabilities)?;
     let gates = out.gates.as_ref();
     let mut list = ListViews {
         order: out.order.reborrow(),

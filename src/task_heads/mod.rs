@@ -6,6 +6,9 @@
 //!
 //! - [`task_heads_forward`] allocates its outputs; [`task_heads_forward_into`] writes into views of the caller's.
 //! - [`task_heads_backward`] computes the gradients asked for, down to the logits of each task.
+//! - [`task_heads_project`] multiplies the active heads' rows by a task's output weights.
+//! - [`gate_statistics`] says how the gates were used; [`TaskHeadsOptions::balance`] trains them to be used evenly, and [`prune`] keeps
+//!   the heads that matter.
 //!
 //! ```
 //! use gatewarp::task_heads::{Activation, GateSource, TaskHeadsOptions, task_heads_forward};
@@ -16,8 +19,7 @@
 //! let logits = Tensor::from_slice(&device, &[9.0f32, 8.0, 0.0, 0.0, 0.0, 0.0, 8.0, 9.0], &[2, 4])?; // [tasks, heads]
 //! let tasks = Tensor::from_slice(&device, &[1i32, 0], &[2])?;
 //! let gate = GateSource::Static { logits: logits.view(), tasks: tasks.view() };
-//! let top_2 = Activation::TopK { k: 2, renormalise: true, straight_through: false };
-//! let options = TaskHeadsOptions::new(gate, top_2);
+//! let options = TaskHeadsOptions::new(gate, Activation::top_k(2, true));
 //! let out = task_heads_forward(&x.view(), &x.view(), &x.view(), &options)?;
 //! assert_eq!(out.active.to_vec::<u32>()?, [0, 0, 1, 1, 1, 1, 0, 0]); // task 1 works with heads 2 and 3
 //! # Ok(())
@@ -26,16 +28,27 @@
 
 mod backward;
 mod cpu;
+mod cpu_project;
+mod cpu_scores;
+mod cpu_statistics;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod forward;
 mod gate;
 mod problem;
+mod project;
+mod scores;
+mod statistics;
 mod steps;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 pub use gate::{Activation, GateSource, NO_TASK, NoTask, SoftmaxScale, TaskHeadsOptions, ZeroGateGrad};
+pub use project::{
+    OutProjection, OutProjectionGradients, task_heads_project, task_heads_project_backward,
+    task_heads_project_into,
+};
+pub use statistics::{GateStatistics, gate_statistics, prune};
 
 use crate::attention::ActiveHeads;
 use crate::dtype::DType;
@@ -62,6 +75,8 @@ pub struct TaskHeadsOutput {
     pub counts: Tensor,
     /// `[batch, heads]` u32: 1 where the gate is neither 0 nor NaN.
     pub active: Tensor,
+    /// `[batch, heads]`: z with its noise, where the gate is dynamic or noisy.
+    pub z: Option<Tensor>,
 }
 
 /// Where a forward pass writes; shapes as in [`TaskHeadsOutput`]. All but `y` and `lse` are contiguous.
@@ -83,6 +98,8 @@ pub struct TaskHeadsViews<'a> {
     pub counts: TensorMut<'a>,
     /// `[batch, heads]` u32.
     pub active: TensorMut<'a>,
+    /// `[batch, heads]` f32, contiguous; needed by a dynamic or noisy gate, not touched by others.
+    pub z: Option<TensorMut<'a>>,
 }
 
 /// What backward takes from the forward pass; fields as in [`TaskHeadsOutput`].
@@ -115,7 +132,7 @@ pub struct WantTaskHeadsGradients {
     pub dk: bool,
     /// Gradient of the values.
     pub dv: bool,
-    /// Gradient of what the gate was made from.
+    /// Gradient of what the gate was made from: static logits, provided values, or a dynamic gate's inputs, weights and bias.
     pub dgate: bool,
 }
 
@@ -136,6 +153,19 @@ pub struct TaskHeadsGradients {
     pub dv: Option<Tensor>,
     /// Of static logits `[tasks, heads]`, summed over the samples of each task; of provided values `[batch, heads]`.
     pub dgate: Option<Tensor>,
+    /// Of a dynamic gate.
+    pub dynamic: Option<DynamicGradients>,
+}
+
+/// Gradients of what a dynamic gate is made from.
+#[derive(Debug)]
+pub struct DynamicGradients {
+    /// `[batch, features]`, 0 for a sample without a task.
+    pub dx: Tensor,
+    /// `[tasks, heads, features]`, summed over the samples of each task.
+    pub dweights: Tensor,
+    /// `[tasks, heads]`, if there is a bias.
+    pub dbias: Option<Tensor>,
 }
 
 impl TaskHeadsOutput {
@@ -154,6 +184,7 @@ impl TaskHeadsOutput {
             kv_order: make(DType::U32, &[kv_pairs])?,
             counts: make(DType::U32, &[2])?,
             active: make(DType::U32, &per_head)?,
+            z: problem.computes_scores().then(|| make(DType::F32, &per_head)).transpose()?,
         })
     }
 
@@ -167,6 +198,7 @@ impl TaskHeadsOutput {
             kv_order: self.kv_order.view_mut(),
             counts: self.counts.view_mut(),
             active: self.active.view_mut(),
+            z: self.z.as_mut().map(Tensor::view_mut),
         }
     }
 
@@ -203,11 +235,13 @@ impl<'a> TaskHeadsSaved<'a> {
 /// `q [batch, heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`, `v [batch, kv_heads, kv_len, value_dim]`, f32,
 /// as in [`attention_forward`](crate::attention::attention_forward); the gate as in [`TaskHeadsOptions`]. With all gates 1 the
 /// output is plain attention, bit for bit; a sample's bits do not depend on the rest of the batch.
+/// A gate is one of [`GateSource`] under one of [`Activation`]; a dynamic one is computed on the device, noise included.
 /// Cost: the active fraction of plain attention, and O(batch · heads²) for the gates.
 ///
 /// # Errors
 /// As [`attention_forward`](crate::attention::attention_forward); [`Error::TaskId`](crate::Error::TaskId) for a bad id in host
-/// memory and [`Error::InvalidArgument`](crate::Error::InvalidArgument) for `k` outside `1..=heads` or `attention.heads` given.
+/// memory and [`Error::InvalidArgument`](crate::Error::InvalidArgument) for `k`, `p`, `t` or `noise` outside its range or
+/// `attention.heads` given.
 /// A bad id in device memory makes that sample's `y`, `lse` and gates NaN, and the next synchronising call returns
 /// [`Error::DeviceValue`](crate::Error::DeviceValue).
 ///
@@ -273,7 +307,19 @@ pub fn task_heads_backward(
         dq: make(want.dq, q.shape())?,
         dk: make(want.dk, k.shape())?,
         dv: make(want.dv, v.shape())?,
-        dgate: make(want.dgate, problem.source.shape())?,
+        dgate: make(want.dgate && problem.source.linear.is_none(), problem.source.shape())?,
+        dynamic: match &problem.source.linear {
+            Some(linear) if want.dgate => {
+                let make = |shape: &[usize]| Tensor::zeros(problem.device(), DType::F32, shape);
+                let bias = linear.bias.as_ref().map(|bias| make(bias.shape()));
+                Some(DynamicGradients {
+                    dx: make(linear.x.shape())?,
+                    dweights: make(problem.source.shape())?,
+                    dbias: bias.transpose()?,
+                })
+            }
+            _ => None,
+        },
     };
     backward::run(&problem, saved, grad_y, &mut gradients)?;
     Ok(gradients)

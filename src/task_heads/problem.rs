@@ -1,7 +1,7 @@
 //! Validation: from a caller's tensors to a problem every backend can trust.
 
 use super::{
-    Activation, GateSource, NO_TASK, NoTask, SoftmaxScale, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews,
+    Activation, GateSource, NoTask, SoftmaxScale, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews,
     WantTaskHeadsGradients, ZeroGateGrad,
 };
 use crate::attention::{self, AttentionOptions};
@@ -9,7 +9,8 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ids::Ids;
-use crate::tensor::{Layout, Tensor, TensorRef};
+use crate::random::Stream;
+use crate::tensor::{Layout, TensorRef};
 use crate::validate;
 
 /// Sizes every step needs. `heads` is a multiple of `kv_heads`.
@@ -22,10 +23,20 @@ pub(super) struct Sizes {
 
 /// Where the gate comes from, validated.
 pub(super) struct Source<'a> {
-    /// `[tasks, heads]` with `ids`, otherwise `[batch, heads]`.
+    /// `[tasks, heads]` with `ids`, otherwise `[batch, heads]`; `[tasks, heads, features]` weights of a linear function.
     pub(super) values: TensorRef<'a>,
     /// Rows of `values`, by sample.
     pub(super) ids: Option<Ids<'a>>,
+    /// What `values` are weights of.
+    pub(super) linear: Option<Linear<'a>>,
+}
+
+/// Inputs of a gate that is a linear function of the sample.
+pub(super) struct Linear<'a> {
+    /// `[batch, features]`.
+    pub(super) x: TensorRef<'a>,
+    /// `[tasks, heads]`.
+    pub(super) bias: Option<TensorRef<'a>>,
 }
 
 /// Which function of δ, the gates and the probabilities the derivative by z is.
@@ -34,9 +45,9 @@ pub(super) struct Source<'a> {
 pub(super) enum GateDerivative {
     /// `δ`, which is then ⟨dy, o⟩.
     Identity = 0,
-    /// `δ·(1 − g)`.
+    /// `δ·(1 − g)`: sigmoid, and threshold, whose skipped heads have δ = 0.
     Sigmoid = 1,
-    /// `δ − p·Σδ`: softmax, and top-k that keeps p.
+    /// `δ − p·Σδ`: softmax, and top-k and top-p that keep p.
     Probabilities = 2,
     /// `δ − g·Σδ`: renormalised top-k, whose p over its heads is g.
     Gates = 3,
@@ -56,6 +67,8 @@ pub(super) struct Problem<'a> {
     pub(super) activation: Activation,
     pub(super) no_task: NoTask,
     pub(super) zero_gate_grad: ZeroGateGrad,
+    pub(super) balance: Option<TensorRef<'a>>,
+    pub(super) noise: Stream<'a>,
     pub(super) attention: AttentionOptions<'a>,
     pub(super) q: TensorRef<'a>,
     pub(super) k: TensorRef<'a>,
@@ -68,8 +81,14 @@ impl Source<'_> {
         self.values.shape()
     }
 
+    /// Whether the gradient by the values is summed by task.
     pub(super) fn is_static(&self) -> bool {
-        self.ids.is_some()
+        self.ids.is_some() && self.linear.is_none()
+    }
+
+    /// How many tasks `ids` number.
+    pub(super) fn tasks(&self) -> usize {
+        self.values.shape()[0]
     }
 }
 
@@ -98,13 +117,9 @@ impl<'a> Problem<'a> {
                 got: pairs.to_string(),
             });
         }
-        if let Activation::TopK { k, .. } = options.activation
-            && (k == 0 || k > sizes.heads)
-        {
-            return Err(Error::argument(op, "k", format!("is {k}, outside 1..={}", sizes.heads)));
-        }
+        check_activation(op, options.activation, sizes.heads)?;
         let (q_len, value_dim) = (inner.q_len, inner.value_dim);
-        Ok(Self {
+        let problem = Self {
             op,
             sizes,
             q_len,
@@ -113,11 +128,24 @@ impl<'a> Problem<'a> {
             activation: options.activation,
             no_task: options.no_task,
             zero_gate_grad: options.zero_gate_grad,
+            balance: options.balance.clone(),
+            noise: options.noise.clone(),
             attention: options.attention.clone(),
             q: q.clone(),
             k: k.clone(),
             v: v.clone(),
-        })
+        };
+        if let Some(balance) = &problem.balance {
+            validate::shape(op, "balance", balance, &[problem.balance_tasks()])?;
+            validate::tensor(op, "balance", balance, DType::F32, problem.device())?;
+            validate::contiguous(op, "balance", balance)?;
+        }
+        Ok(problem)
+    }
+
+    /// Tasks whose gates are balanced: one where samples have no task.
+    pub(super) fn balance_tasks(&self) -> usize {
+        if self.source.ids.is_some() { self.source.tasks() } else { 1 }
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -135,12 +163,22 @@ impl<'a> Problem<'a> {
     pub(super) fn derivative(&self) -> GateDerivative {
         match self.activation {
             Activation::Identity => GateDerivative::Identity,
-            Activation::Sigmoid => GateDerivative::Sigmoid,
-            Activation::Softmax { .. } | Activation::TopK { renormalise: false, .. } => {
-                GateDerivative::Probabilities
-            }
+            Activation::Sigmoid | Activation::Threshold { .. } => GateDerivative::Sigmoid,
+            Activation::Softmax { .. }
+            | Activation::TopP { .. }
+            | Activation::TopK { renormalise: false, .. } => GateDerivative::Probabilities,
             Activation::TopK { straight_through: false, .. } => GateDerivative::Gates,
             Activation::TopK { .. } => GateDerivative::StraightThrough,
+        }
+    }
+
+    /// The code kernels use for the row of z a sample reads: its own, its task's, or its own while it has a task.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    pub(super) fn rows_of_gate(&self) -> u32 {
+        match (&self.source.ids, self.computes_scores()) {
+            (None, _) => 0,
+            (Some(_), false) => 1,
+            (Some(_), true) => 2,
         }
     }
 
@@ -172,9 +210,32 @@ impl<'a> Problem<'a> {
             ("active", out.active.as_ref()),
         ];
         self.check_results(&outputs)?;
-        let values = if self.source.is_static() { "logits" } else { "values" };
-        let inputs = [("q", &self.q), ("k", &self.k), ("v", &self.v), (values, &self.source.values)];
+        let mut outputs = outputs.to_vec();
+        if self.computes_scores() {
+            let Some(z) = &out.z else {
+                return Err(Error::argument(self.op, "z", "is needed by a dynamic or noisy gate"));
+            };
+            outputs.push(("z", z.as_ref()));
+            validate::shape(self.op, "z", z.as_ref(), &[self.sizes.batch, self.sizes.heads])?;
+            validate::tensor(self.op, "z", z.as_ref(), DType::F32, self.device())?;
+            validate::contiguous(self.op, "z", z.as_ref())?;
+        }
+        let values = match &self.source {
+            Source { linear: Some(_), .. } => "weights",
+            source if source.is_static() => "logits",
+            _ => "values",
+        };
+        let mut inputs = vec![("q", &self.q), ("k", &self.k), ("v", &self.v), (values, &self.source.values)];
+        if let Some(linear) = &self.source.linear {
+            inputs.push(("x", &linear.x));
+            inputs.extend(linear.bias.as_ref().map(|bias| ("bias", bias)));
+        }
         validate::disjoint(self.op, &outputs, &inputs)
+    }
+
+    /// Whether z is computed before the gate, rather than read from the source.
+    pub(super) fn computes_scores(&self) -> bool {
+        self.source.linear.is_some() || self.activation.noise() != 0.0
     }
 
     pub(super) fn check_saved(&self, saved: &TaskHeadsSaved<'_>, grad_y: &TensorRef<'_>) -> Result<()> {
@@ -219,8 +280,11 @@ impl<'a> Problem<'a> {
 
     /// Refuses the gradient of a gate that is the constant 1: training it would silently learn nothing.
     pub(super) fn check_routing_gradient(&self, want: WantTaskHeadsGradients) -> Result<()> {
-        let constant = Activation::TopK { k: 1, renormalise: true, straight_through: false };
-        if !want.dgate || self.activation != constant {
+        let is_constant = matches!(
+            self.activation,
+            Activation::TopK { k: 1, renormalise: true, straight_through: false, .. }
+        );
+        if !want.dgate || !is_constant {
             return Ok(());
         }
         let reason = "of a renormalised top-1 gate is the constant 1 and has no routing gradient: \
@@ -229,12 +293,50 @@ impl<'a> Problem<'a> {
     }
 }
 
+/// k, p and t within their ranges.
+fn check_activation(op: &'static str, activation: Activation, heads: usize) -> Result<()> {
+    let unit = |arg, x: f32| {
+        if (0.0..=1.0).contains(&x) {
+            Ok(())
+        } else {
+            Err(Error::argument(op, arg, format!("is {x}, outside 0..=1")))
+        }
+    };
+    match activation {
+        Activation::TopP { p: 0.0 } => Err(Error::argument(op, "p", "is 0, which keeps nothing")),
+        Activation::TopP { p } => unit("p", p),
+        Activation::Threshold { t } => unit("t", t),
+        Activation::TopK { k, shared_heads, noise, .. } => {
+            let routed = heads.saturating_sub(shared_heads);
+            if shared_heads > heads {
+                return Err(Error::argument(
+                    op,
+                    "shared_heads",
+                    format!("is {shared_heads}, of {heads} heads"),
+                ));
+            }
+            if k == 0 || k > routed {
+                return Err(Error::argument(op, "k", format!("is {k}, outside 1..={routed}")));
+            }
+            if !(noise >= 0.0 && noise.is_finite()) {
+                return Err(Error::argument(
+                    op,
+                    "noise",
+                    format!("is {noise}, neither 0 nor a positive number"),
+                ));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &Device) -> Result<Source<'a>> {
     match gate {
         GateSource::Provided { values } => {
             validate::shape(op, "values", values, &[sizes.batch, sizes.heads])?;
             validate::tensor(op, "values", values, DType::F32, device)?;
-            Ok(Source { values: values.clone(), ids: None })
+            Ok(Source { values: values.clone(), ids: None, linear: None })
         }
         GateSource::Static { logits, tasks } => {
             let count = logits.shape().first().copied().unwrap_or(0);
@@ -242,47 +344,56 @@ fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &De
                 return Err(Error::shape(op, "logits", format!("[tasks, {}]", sizes.heads), logits.shape()));
             }
             validate::tensor(op, "logits", logits, DType::F32, device)?;
-            if count > i32::MAX as usize {
-                let (limit, got) = (i32::MAX.to_string(), count.to_string());
-                let backend = device.backend();
-                return Err(Error::Unsupported { op, backend, what: "number of tasks", limit, got });
+            check_tasks(op, count, device)?;
+            let ids = Ids::of_tasks(op, "tasks", tasks, count, &[sizes.batch], device)?;
+            Ok(Source { values: logits.clone(), ids: Some(ids), linear: None })
+        }
+        GateSource::Dynamic { x, weights, bias, tasks } => {
+            let &[count, heads, features] = weights.shape() else {
+                return Err(Error::shape(op, "weights", "[tasks, heads, features]", weights.shape()));
+            };
+            if heads != sizes.heads {
+                let expected = format!("[tasks, {}, features]", sizes.heads);
+                return Err(Error::shape(op, "weights", expected, weights.shape()));
             }
-            let ids = task_ids(op, tasks, count, sizes.batch, device)?;
-            Ok(Source { values: logits.clone(), ids: Some(ids) })
+            check_tasks(op, count, device)?;
+            validate::shape(op, "x", x, &[sizes.batch, features])?;
+            for (arg, tensor) in [("x", x), ("weights", weights)] {
+                validate::tensor(op, arg, tensor, DType::F32, device)?;
+                validate::last_contiguous(op, arg, tensor)?;
+            }
+            if let Some(bias) = bias {
+                validate::shape(op, "bias", bias, &[count, heads])?;
+                validate::tensor(op, "bias", bias, DType::F32, device)?;
+            }
+            if features > i32::MAX as usize {
+                let (backend, limit, got) = (device.backend(), i32::MAX.to_string(), features.to_string());
+                return Err(Error::Unsupported { op, backend, what: "features", limit, got });
+            }
+            let ids = match tasks {
+                Some(tasks) => Some(Ids::of_tasks(op, "tasks", tasks, count, &[sizes.batch], device)?),
+                None if count == 1 => None,
+                None => {
+                    return Err(Error::argument(
+                        op,
+                        "tasks",
+                        format!("must say which of {count} tasks' weights"),
+                    ));
+                }
+            };
+            let linear = Linear { x: x.clone(), bias: bias.clone() };
+            Ok(Source { values: weights.clone(), ids, linear: Some(linear) })
         }
     }
 }
 
-/// Task ids on the operation's device; those in host memory are checked.
-fn task_ids<'a>(
-    op: &'static str,
-    tasks: &TensorRef<'a>,
-    count: usize,
-    batch: usize,
-    device: &Device,
-) -> Result<Ids<'a>> {
-    let is_no_task = |id: i64| no_task_id(tasks.dtype(), id);
-    let ids = Ids::new(op, "tasks", tasks, &[batch], device, |id| {
-        if is_no_task(id) || usize::try_from(id).is_ok_and(|id| id < count) {
-            return Ok(());
-        }
-        Err(Error::TaskId { op, got: id, tasks: count })
-    })?;
-    let saturated = matches!(ids, Ids::Uploaded(..)) && tasks.dtype() == DType::U32;
-    if !saturated {
-        return Ok(ids);
+/// Task ids are compared in 32 bits.
+fn check_tasks(op: &'static str, count: usize, device: &Device) -> Result<()> {
+    if count <= i32::MAX as usize {
+        return Ok(());
     }
-    // The general upload clamps u32 to i32, which would hide u32's NO_TASK.
-    let signed =
-        tasks.to_vec::<u32>()?.into_iter().map(|id| if is_no_task(id.into()) { NO_TASK } else { id as i32 });
-    let signed: Vec<i32> = signed.collect();
-    let values = signed.iter().map(|&id| id.into()).collect();
-    Ok(Ids::Uploaded(Tensor::from_slice(device, &signed, &[batch])?, values))
-}
-
-/// Whether `id`, read from a tensor of type `dtype`, is [`NO_TASK`].
-pub(super) fn no_task_id(dtype: DType, id: i64) -> bool {
-    id == if dtype == DType::U32 { u32::MAX.into() } else { NO_TASK.into() }
+    let (backend, limit, got) = (device.backend(), i32::MAX.to_string(), count.to_string());
+    Err(Error::Unsupported { op, backend, what: "number of tasks", limit, got })
 }
 
 /// `[batch, heads]` seen as `[batch, heads, rows]`.

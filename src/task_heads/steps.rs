@@ -68,10 +68,12 @@ pub(super) struct Delta<'a> {
 
 /// One implementation per backend. Tensors named `gates`, `probabilities`, `delta`, `dz` are contiguous `[batch, heads]` f32.
 pub(super) trait Steps {
-    /// Gates and probabilities of every pair. A sample with a bad task id gets NaN, and the device's status word is set.
+    /// Gates and probabilities of every pair, from `scores` `[batch, heads]` if z was computed, otherwise from the source. A sample
+    /// with a bad task id gets NaN, and the device's status word is set.
     fn gate(
         &self,
         problem: &Problem<'_>,
+        scores: Option<&TensorRef<'_>>,
         gates: &mut TensorMut<'_>,
         probabilities: &mut TensorMut<'_>,
     ) -> Result<()>;

@@ -1,6 +1,5 @@
 //! The steps on wgpu: argument packing for `kernels/task_heads/*.wgsl`.
 
-use super::Activation;
 use super::problem::{Problem, Sizes};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
 use crate::device::Backend;
@@ -30,13 +29,15 @@ struct GateParams {
     batch: u32,
     heads: u32,
     tasks: u32,
-    is_static: u32,
+    rows: u32,
     id_kind: u32,
     activation: u32,
     k: u32,
     renormalise: u32,
     softmax_scale: f32,
     no_task_gate: f32,
+    shared_heads: u32,
+    limit: f32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -99,6 +100,7 @@ struct GateBackwardParams {
     pairs: u32,
     heads: u32,
     derivative: u32,
+    shared_heads: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -140,23 +142,19 @@ impl Steps for WgpuSteps<'_> {
     fn gate(
         &self,
         problem: &Problem<'_>,
+        scores: Option<&TensorRef<'_>>,
         gates: &mut TensorMut<'_>,
         probabilities: &mut TensorMut<'_>,
     ) -> Result<()> {
         let sizes = &problem.sizes;
         let unbound = Bound { buffer: None, offset: 0 };
-        let values = &problem.source.values;
+        let values = scores.unwrap_or(&problem.source.values);
         let ids_view = problem.source.ids.as_ref().map(|ids| (ids.view(), ids.kind()));
         let (ids, id_stride, id_kind) = match &ids_view {
             Some((view, kind)) => (bind(view)?, step(view, 0)?, *kind),
             None => (unbound, 0, 0),
         };
-        let (activation, k, renormalise) = match problem.activation {
-            Activation::Identity => (0, 0, false),
-            Activation::Sigmoid => (1, 0, false),
-            Activation::Softmax { .. } => (2, 0, false),
-            Activation::TopK { k, renormalise, .. } => (3, k as u32, renormalise),
-        };
+        let (activation, k, renormalise) = problem.activation.words();
         let inputs = bind(values)?;
         let outputs = [bind(gates.as_ref())?, bind(probabilities.as_ref())?];
         let params = GateParams {
@@ -169,14 +167,16 @@ impl Steps for WgpuSteps<'_> {
             probabilities_offset: outputs[1].offset,
             batch: sizes.batch as u32,
             heads: sizes.heads as u32,
-            tasks: values.shape()[0] as u32,
-            is_static: problem.source.is_static().into(),
+            tasks: problem.source.tasks() as u32,
+            rows: problem.rows_of_gate(),
             id_kind,
             activation,
             k,
             renormalise: renormalise.into(),
             softmax_scale: problem.softmax_scale(),
             no_task_gate: problem.no_task_gate(),
+            shared_heads: problem.activation.shared_heads() as u32,
+            limit: problem.activation.limit(),
         };
         let status = Bound { buffer: Some(self.0.status()), offset: 0 };
         let bound = [inputs, ids, outputs[0], outputs[1], status];
@@ -283,6 +283,7 @@ impl Steps for WgpuSteps<'_> {
             pairs: pairs as u32,
             heads: problem.sizes.heads as u32,
             derivative: problem.derivative() as u32,
+            shared_heads: problem.activation.shared_heads() as u32,
         };
         let work = invocations_to_workgroups(pairs, &kernels::GATE_BACKWARD_WGSL);
         self.launch(&kernels::GATE_BACKWARD_WGSL, work, bound, params)

@@ -8,6 +8,7 @@ pub mod elements;
 pub mod guarded;
 pub mod oracle;
 pub mod oracle_attention;
+pub mod oracle_multitask;
 pub mod oracle_statevec;
 pub mod oracle_task_heads;
 pub mod philox;

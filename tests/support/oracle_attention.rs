@@ -255,7 +255,7 @@ impl General {
                     .map(|(a, b)| (a[0].abs() + a[1].abs()) * (b[0].abs() + b[1].abs()))
                     .sum();
                 // ⟨q|k⟩ has ∂re/∂q = k, ∂im/∂q_re = k_im, ∂im/∂q_im = −k_re; ∂re/∂k = q, ∂im/∂k_im = q_re, ∂im/∂k_re = −q_im.
-                let (even, pair) = (d % 2 == 0, d ^ 1);
+                let (even, pair) = (d.is_multiple_of(2), d ^ 1);
                 let dq =
                     if even { 2.0 * (re * k[d] + im * k[pair]) } else { 2.0 * (re * k[d] - im * k[pair]) };
                 let dk =

@@ -18,6 +18,18 @@ pub enum Activation {
         k: usize,
         /// Whether the selected gates add up to 1.
         renormalise: bool,
+        /// The first ones have gate 1; the others are selected from.
+        shared: usize,
+    },
+    /// Softmax, then 0 but on the largest whose sum reaches `p`.
+    TopP {
+        /// Share kept.
+        p: f64,
+    },
+    /// Sigmoid, 0 below `t`.
+    Threshold {
+        /// Smallest gate.
+        t: f64,
     },
 }
 
@@ -34,6 +46,33 @@ pub fn selected(z: &[f64], k: usize) -> Vec<bool> {
     (0..z.len()).map(|h| beaten_by(h) < k).collect()
 }
 
+/// Whether each head is among the largest whose probabilities reach `p`: those before it do not.
+fn within(z: &[f64], p: f64) -> Vec<bool> {
+    let probabilities = softmax(z);
+    let mut order: Vec<usize> = (0..z.len()).collect();
+    order.sort_by(|&a, &b| z[b].total_cmp(&z[a]).then(a.cmp(&b)));
+    let (mut kept, mut sum) = (vec![false; z.len()], 0.0);
+    for head in order {
+        kept[head] = sum < p || p >= 1.0;
+        sum += probabilities[head];
+    }
+    kept
+}
+
+/// Which gates are not 0 by selection.
+fn chosen(z: &[f64], activation: Activation) -> Vec<bool> {
+    match activation {
+        Activation::TopK { k, .. } => selected(z, k),
+        Activation::TopP { p } => within(z, p),
+        Activation::Threshold { t } => z.iter().map(|z| 1.0 / (1.0 + (-z).exp()) >= t).collect(),
+        _ => vec![true; z.len()],
+    }
+}
+
+fn masked(values: &[f64], mask: &[bool]) -> Vec<f64> {
+    values.iter().zip(mask).map(|(&x, &on)| if on { x } else { 0.0 }).collect()
+}
+
 /// Gates of one sample's heads from its logits.
 pub fn gates(z: &[f64], activation: Activation) -> Vec<f64> {
     let heads = z.len() as f64;
@@ -42,34 +81,50 @@ pub fn gates(z: &[f64], activation: Activation) -> Vec<f64> {
         Activation::Sigmoid => z.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect(),
         Activation::SoftmaxOne => softmax(z),
         Activation::SoftmaxHeads => softmax(z).iter().map(|p| heads * p).collect(),
-        Activation::TopK { k, renormalise } => {
-            let (p, chosen) = (softmax(z), selected(z, k));
-            let masked: Vec<f64> = p.iter().zip(&chosen).map(|(&p, &on)| if on { p } else { 0.0 }).collect();
-            let total: f64 = masked.iter().sum();
-            if renormalise { masked.iter().map(|p| p / total).collect() } else { masked }
+        Activation::TopK { shared, k, renormalise } if shared > 0 => {
+            let routed = gates(&z[shared..], Activation::TopK { shared: 0, k, renormalise });
+            [vec![1.0; shared], routed].concat()
         }
+        Activation::TopK { renormalise, .. } => {
+            let kept = masked(&softmax(z), &chosen(z, activation));
+            let total: f64 = kept.iter().sum();
+            if renormalise { kept.iter().map(|p| p / total).collect() } else { kept }
+        }
+        Activation::TopP { .. } => masked(&softmax(z), &chosen(z, activation)),
+        Activation::Threshold { .. } => masked(&gates(z, Activation::Sigmoid), &chosen(z, activation)),
     }
 }
 
 /// Gradient of the logits from the gradient of the gates: the transposed Jacobian, entry by entry. The selection of the k
 /// largest is a constant.
 pub fn logit_gradient(z: &[f64], activation: Activation, grad_gates: &[f64]) -> Vec<f64> {
+    if let Activation::TopK { shared, k, renormalise } = activation
+        && shared > 0
+    {
+        let routed = Activation::TopK { shared: 0, k, renormalise };
+        return [vec![0.0; shared], logit_gradient(&z[shared..], routed, &grad_gates[shared..])].concat();
+    }
     let heads = z.len();
+    let chosen = chosen(z, activation);
     let jacobian = |gate: usize, logit: usize| -> f64 {
         let same = if gate == logit { 1.0 } else { 0.0 };
         match activation {
             Activation::Identity => same,
-            Activation::Sigmoid => {
+            Activation::Threshold { .. } if !chosen[gate] => 0.0,
+            Activation::Sigmoid | Activation::Threshold { .. } => {
                 let g = 1.0 / (1.0 + (-z[gate]).exp());
                 same * g * (1.0 - g)
+            }
+            Activation::TopP { .. } => {
+                let p = softmax(z);
+                if chosen[gate] { p[gate] * (same - p[logit]) } else { 0.0 }
             }
             Activation::SoftmaxOne | Activation::SoftmaxHeads => {
                 let p = softmax(z);
                 let factor = if activation == Activation::SoftmaxHeads { heads as f64 } else { 1.0 };
                 factor * p[gate] * (same - p[logit])
             }
-            Activation::TopK { k, renormalise } => {
-                let chosen = selected(z, k);
+            Activation::TopK { renormalise, .. } => {
                 if !chosen[gate] {
                     0.0
                 } else if !renormalise {
@@ -98,4 +153,11 @@ pub fn sum_by_task(rows: &[f64], width: usize, tasks: usize, task_of: &[i64]) ->
         }
     }
     out
+}
+
+/// Noise of deviation 1 of an element: four 24-bit uniform numbers, less their mean, over the root of their variance.
+pub fn noise(seed: u64, offset: u64, element: u64) -> f64 {
+    let word = |i| super::philox::philox_word(seed, offset, 4 * element + i);
+    let sum: f64 = (0..4).map(|i| f64::from(word(i) >> 8) / f64::from(1u32 << 24)).sum();
+    (sum - 2.0) * 3f64.sqrt()
 }

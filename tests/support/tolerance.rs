@@ -94,6 +94,27 @@ pub const CENTRAL_DIFFERENCE_STEP: f64 = 1e-5;
 /// What the two leave, relative to the size of the derivative (or 1).
 pub const CENTRAL_DIFFERENCE: f64 = 2e-8;
 
+/// Loss of a row: a few roundings of logits, exponentials and their sum; an exponential's relative error grows with its argument.
+/// `terms`: the magnitudes added up.
+pub fn row_loss(terms: f64) -> f64 {
+    16.0 * U * terms + TINY
+}
+
+/// Sum of `rows` numbers with those terms: runs of 1/256 of them, then a tree of 8 levels, on top of the rows' own errors.
+pub fn sum_of_rows(terms: f64, rows: usize) -> f64 {
+    (16.0 + 8.0 + rows.div_ceil(256) as f64) * U * terms + TINY
+}
+
+/// A score made of quotients of counts: two roundings each and one a summand of a mean; wgpu's division is good to 2.5 ulp.
+pub fn score(summands: usize) -> f64 {
+    (8 + 2 * summands) as f64 * U
+}
+
+/// Inner product over `length` numbers with those terms: chunks of 4096 in 32 runs and a tree, then the chunks in order.
+pub fn inner_product(terms: f64, length: usize) -> f64 {
+    (64.0 + length.div_ceil(4096) as f64) * U * terms + TINY
+}
+
 /// Attention's 16u for one more growth of rounding errors, and the smallest number a device must tell from 0.
 pub fn attention_unit(dtype: DType) -> (f64, f64) {
     match dtype {

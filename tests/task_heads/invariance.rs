@@ -153,6 +153,9 @@ pub fn the_same_bits_every_time(device: &TestDevice) -> Result<(), String> {
             let none = Vec::new();
             let (got, want) = (&second.1.dgate, &first.1.dgate);
             same_bits("dgate", got.as_ref().unwrap_or(&none), want.as_ref().unwrap_or(&none))?;
+            let concat =
+                |both: &Both| both.1.dynamic.as_ref().map(|parts| parts.concat()).unwrap_or_default();
+            same_bits("gradients of a dynamic gate", &concat(&second), &concat(&first))?;
         }
         // What allocates its outputs and knows that they are zero gives them too.
         let launch = Launch::new(device.handle(0), case, &data);
@@ -183,8 +186,15 @@ pub fn gradients_not_asked_for_change_nothing(device: &TestDevice) -> Result<(),
             ("dq", want.dq, &some.dq, &all.dq),
             ("dk", want.dk, &some.dk, &all.dk),
             ("dv", want.dv, &some.dv, &all.dv),
-            ("dgate", want.dgate, &some.dgate, &all.dgate),
+            ("dgate", want.dgate && case.features.is_none(), &some.dgate, &all.dgate),
         ];
+        match (want.dgate && case.features.is_some(), &some.dynamic, &all.dynamic) {
+            (true, Some(some), Some(all)) => {
+                same_bits("gradients of a dynamic gate", &some.concat(), &all.concat())?
+            }
+            (false, None, _) => {}
+            (wanted, some, _) => return Err(format!("dynamic: wanted {wanted}, got {}", some.is_some())),
+        }
         for (name, wanted, some, all) in checks {
             match (wanted, some, all) {
                 (true, Some(some), Some(all)) => same_bits(name, some, all)?,

@@ -1,15 +1,16 @@
 //! One gated problem on one device: inputs with traps in their gaps, outputs poisoned and guarded.
 
-use crate::case::{GateCase, GateData, GateStream};
+use crate::case::{GateCase, GateData, GateStream, NOISE};
 use crate::support::attention_case::Offset;
 use crate::support::guarded::{Guarded, Inner, Strided, random_layout};
 use crate::support::random::Random;
 use gatewarp::attention::{AttentionOptions, QueryOffset};
+use gatewarp::random::Stream;
 use gatewarp::task_heads::{
-    GateSource, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews, WantTaskHeadsGradients,
+    Activation, GateSource, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews, WantTaskHeadsGradients,
     task_heads_backward, task_heads_forward_into,
 };
-use gatewarp::{DType, Device, Layout, Tensor};
+use gatewarp::{DType, Device, Layout, Tensor, TensorRef};
 
 /// What the lists hold before a launch; no index and no count.
 const UNWRITTEN: u32 = 0xdead_beef;
@@ -25,9 +26,16 @@ pub struct Launch {
     v: Strided,
     grad_y: Strided,
     logits: Strided,
+    dynamic: Option<DynamicInputs>,
     tasks: Option<Tensor>,
     offset: QueryOffsetData,
     kv_len: Option<Tensor>,
+}
+
+struct DynamicInputs {
+    x: Strided,
+    weights: Strided,
+    bias: Option<Strided>,
 }
 
 enum QueryOffsetData {
@@ -46,6 +54,8 @@ pub struct Run {
     pub kv_order: Vec<u32>,
     pub counts: Vec<u32>,
     pub active: Vec<u32>,
+    /// Of dynamic and noisy gates.
+    pub z: Option<Vec<f32>>,
     memory: Memory,
 }
 
@@ -59,6 +69,7 @@ pub struct Memory {
     kv_order: Tensor,
     counts: Tensor,
     active: Tensor,
+    z: Option<Guarded>,
 }
 
 impl Memory {
@@ -89,6 +100,8 @@ pub struct GradientRun {
     pub dk: Option<Vec<f32>>,
     pub dv: Option<Vec<f32>>,
     pub dgate: Option<Vec<f32>>,
+    /// Of dynamic gates: dx, dweights and dbias (empty without a bias).
+    pub dynamic: Option<[Vec<f32>; 3]>,
 }
 
 /// Task ids in a random integer type and place.
@@ -125,6 +138,11 @@ impl Launch {
             v: strided(&data.attention.v, &[b, hk, p.kv_slots, p.value_dim], Inner::Contiguous),
             grad_y: strided(&data.attention.grad_o, &[b, hq, p.q_len, p.value_dim], Inner::Contiguous),
             logits: strided(&data.logits, &[rows, hq], Inner::Free),
+            dynamic: data.dynamic.as_ref().map(|d| DynamicInputs {
+                x: strided(&d.x, &[b, d.features], Inner::Contiguous),
+                weights: strided(&d.weights, &[case.rows(), hq, d.features], Inner::Contiguous),
+                bias: (!d.bias.is_empty()).then(|| strided(&d.bias, &[case.rows(), hq], Inner::Free)),
+            }),
             tasks: case.tasks.map(|_| task_ids(device, &data.tasks, &mut places)),
             offset: match data.attention.offset {
                 Offset::BottomRight => QueryOffsetData::BottomRight,
@@ -164,16 +182,28 @@ impl Launch {
 
     /// Options as a caller writes them.
     pub fn options(&self) -> TaskHeadsOptions<'_> {
-        let gate = match &self.tasks {
-            Some(tasks) => GateSource::Static { logits: self.logits.view(), tasks: tasks.view() },
-            None => GateSource::Provided { values: self.logits.view() },
+        let gate = match (&self.tasks, &self.dynamic) {
+            (tasks, Some(dynamic)) => GateSource::Dynamic {
+                x: dynamic.x.view(),
+                weights: dynamic.weights.view(),
+                bias: dynamic.bias.as_ref().map(Strided::view),
+                tasks: tasks.as_ref().map(Tensor::view),
+            },
+            (Some(tasks), None) => GateSource::Static { logits: self.logits.view(), tasks: tasks.view() },
+            (None, None) => GateSource::Provided { values: self.logits.view() },
         };
         TaskHeadsOptions {
+            noise: Stream::Value { seed: NOISE.0, offset: NOISE.1 },
             no_task: self.case.no_task,
             zero_gate_grad: self.case.zero_gate_grad,
             attention: self.attention_options(),
             ..TaskHeadsOptions::new(gate, self.case.activation)
         }
+    }
+
+    /// The task ids, where there are any.
+    pub fn tasks(&self) -> Option<TensorRef<'_>> {
+        self.tasks.as_ref().map(Tensor::view)
     }
 
     pub fn inputs(&self) -> [&Strided; 3] {
@@ -188,7 +218,16 @@ impl Launch {
             ("grad_y", &self.grad_y),
             ("logits", &self.logits),
         ];
-        inputs.iter().try_for_each(|(name, input)| input.check_untouched(name))
+        inputs.iter().try_for_each(|(name, input)| input.check_untouched(name))?;
+        let Some(dynamic) = &self.dynamic else { return Ok(()) };
+        dynamic.x.check_untouched("x")?;
+        dynamic.weights.check_untouched("weights")?;
+        dynamic.bias.as_ref().map_or(Ok(()), |bias| bias.check_untouched("bias"))
+    }
+
+    fn computes_scores(&self) -> bool {
+        let is_noisy = matches!(self.case.activation, Activation::TopK { noise, .. } if noise != 0.0);
+        self.dynamic.is_some() || is_noisy
     }
 
     fn say(&self, error: impl std::fmt::Display) -> String {
@@ -221,6 +260,7 @@ impl Launch {
             kv_order: list(&[b * a.kv_heads]),
             counts: list(&[2]),
             active: list(&[b, h]),
+            z: self.computes_scores().then(|| flat(9)),
         }
     }
 
@@ -236,6 +276,7 @@ impl Launch {
             kv_order: memory.kv_order.view_mut(),
             counts: memory.counts.view_mut(),
             active: memory.active.view_mut(),
+            z: memory.z.as_mut().map(Guarded::view_mut),
         };
         task_heads_forward_into(&q, &k, &v, &self.options(), views)
     }
@@ -267,6 +308,7 @@ impl Launch {
             kv_order: list("kv_order", &memory.kv_order)?,
             counts: list("counts", &memory.counts)?,
             active: list("active", &memory.active)?,
+            z: memory.z.as_ref().map(|z| read("z", z)).transpose()?,
             memory,
         };
         self.check_inputs().map_err(|error| self.say(error))?;
@@ -290,7 +332,15 @@ impl Launch {
         let out = task_heads_backward(&q, &k, &v, &saved, &self.grad_y.view(), &self.options(), want)?;
         self.device.synchronize()?;
         let read = |tensor: Option<Tensor>| tensor.map(|tensor| tensor.to_vec::<f32>()).transpose();
-        Ok(GradientRun { dq: read(out.dq)?, dk: read(out.dk)?, dv: read(out.dv)?, dgate: read(out.dgate)? })
+        let dynamic = match out.dynamic {
+            Some(d) => {
+                let dbias = read(d.dbias)?.unwrap_or_default();
+                Some([d.dx.to_vec()?, d.dweights.to_vec()?, dbias])
+            }
+            None => None,
+        };
+        let [dq, dk, dv, dgate] = [read(out.dq)?, read(out.dk)?, read(out.dv)?, read(out.dgate)?];
+        Ok(GradientRun { dq, dk, dv, dgate, dynamic })
     }
 
     /// All gradients; the gate's only where there is one.

@@ -10,8 +10,10 @@ mod case;
 mod invariance;
 mod launch;
 mod oracle_agreement;
+mod projection;
 mod refusals;
 mod skipping;
+mod statistics;
 mod want;
 
 use std::process::ExitCode;
@@ -31,6 +33,17 @@ static TESTS: &[Test] = &[
     Test::new("a_skipped_head_may_hold_anything", skipping::a_skipped_head_may_hold_anything),
     Test::new("nothing_is_read_for_skipped_heads", skipping::nothing_is_read_for_skipped_heads),
     Test::new("a_nan_gate_spoils_its_rows_alone", skipping::a_nan_gate_spoils_its_rows_alone),
+    Test::new("projection_is_the_formula", projection::projection_is_the_formula),
+    Test::new(
+        "a_projected_sample_does_not_see_its_batch",
+        projection::a_projected_sample_does_not_see_its_batch,
+    ),
+    Test::new("statistics_are_the_formulas", statistics::statistics_are_the_formulas),
+    Test::new(
+        "balance_gradients_are_central_differences",
+        statistics::balance_gradients_are_central_differences,
+    ),
+    Test::new("pruning_keeps_the_heads_that_matter", statistics::pruning_keeps_the_heads_that_matter),
     Test::new("bad_host_ids_are_refused", refusals::bad_host_ids_are_refused),
     Test::alone("a_bad_device_id_spoils_its_sample_alone", refusals::a_bad_device_id_spoils_its_sample_alone),
     Test::new("constant_gates_have_no_gradient", refusals::constant_gates_have_no_gradient),

@@ -115,7 +115,15 @@ pub fn a_bad_device_id_spoils_its_sample_alone(device: &TestDevice) -> Result<()
         ];
         checks.iter().try_for_each(|(name, got, want)| only_one_spoiled(name, got, want, batch, bad))?;
         let (got, want) = (&gradients.dgate, &want_gradients.dgate);
-        same_bits("dgate", got.as_ref().unwrap_or(&none), want.as_ref().unwrap_or(&none))
+        same_bits("dgate", got.as_ref().unwrap_or(&none), want.as_ref().unwrap_or(&none))?;
+        let (Some([dx, dweights, dbias]), Some([want_dx, want_dweights, want_dbias])) =
+            (&gradients.dynamic, &want_gradients.dynamic)
+        else {
+            return Ok(());
+        };
+        only_one_spoiled("dx", dx, want_dx, batch, bad)?;
+        same_bits("dweights", dweights, want_dweights)?;
+        same_bits("dbias", dbias, want_dbias)
     })
 }
 
@@ -127,7 +135,7 @@ fn both(launch: &Launch) -> Result<(Run, GradientRun), String> {
 
 pub fn constant_gates_have_no_gradient(device: &TestDevice) -> Result<(), String> {
     let strategy = gated(non_empty_case()).prop_map(|mut case| {
-        case.activation = Activation::TopK { k: 1, renormalise: true, straight_through: false };
+        case.activation = top_k(1);
         case
     });
     check("constant_gates_have_no_gradient", device, CASES / 4, &strategy, |handle, case| {
@@ -174,7 +182,7 @@ impl Inputs {
 }
 
 fn top_k(k: usize) -> Activation {
-    Activation::TopK { k, renormalise: true, straight_through: false }
+    Activation::top_k(k, true)
 }
 
 pub fn bad_arguments_are_refused(device: &TestDevice) -> Result<(), String> {
@@ -191,6 +199,25 @@ pub fn bad_arguments_are_refused(device: &TestDevice) -> Result<(), String> {
     for k in [1, 4] {
         good.call(top_k(k), AttentionOptions::default()).map_err(|error| error.to_string())?;
     }
+    let routed = |k, shared_heads, noise| Activation::TopK {
+        k,
+        renormalise: false,
+        straight_through: false,
+        shared_heads,
+        noise,
+    };
+    let call = |activation| good.call(activation, AttentionOptions::default());
+    expect("k of the others", call(routed(2, 3, 0.0)), "`k`")?;
+    expect("shared heads", call(routed(1, 5, 0.0)), "`shared_heads`")?;
+    for noise in [-1.0, f32::NAN, f32::INFINITY] {
+        expect("noise", call(routed(1, 0, noise)), "`noise`")?;
+    }
+    for share in [-0.1, 1.1, f32::NAN] {
+        expect("p", call(Activation::TopP { p: share }), "`p`")?;
+        expect("t", call(Activation::Threshold { t: share }), "`t`")?;
+    }
+    expect("p", call(Activation::TopP { p: 0.0 }), "`p`")?;
+    dynamic_gates_are_checked(handle, &good)?;
     let odd = |make: &dyn Fn(&mut Inputs)| {
         let mut inputs = Inputs::new(handle);
         make(&mut inputs);
@@ -221,6 +248,38 @@ pub fn bad_arguments_are_refused(device: &TestDevice) -> Result<(), String> {
     expect("heads", good.call(Activation::Sigmoid, taken), "attention.heads")?;
 
     saved_of_another_shape(handle, &good)
+}
+
+fn dynamic_gates_are_checked(handle: &Device, good: &Inputs) -> Result<(), String> {
+    let zeros = |shape: &[usize]| Tensor::zeros(handle, DType::F32, shape).expect("zeros");
+    let (x, weights, bias) = (zeros(&[2, 5]), zeros(&[3, 4, 5]), zeros(&[3, 4]));
+    let refused = |what: &str, [x, weights, bias]: [&Tensor; 3], with_tasks: bool, want: &str| {
+        let gate = GateSource::Dynamic {
+            x: x.view(),
+            weights: weights.view(),
+            bias: Some(bias.view()),
+            tasks: with_tasks.then(|| good.tasks.view()),
+        };
+        let options = TaskHeadsOptions::new(gate, Activation::Sigmoid);
+        match task_heads_forward(&good.q.view(), &good.k.view(), &good.k.view(), &options) {
+            Err(error) if error.to_string().contains(want) => Ok(()),
+            other => Err(format!("{what}: expected an error with {want:?}, got {other:?}")),
+        }
+    };
+    refused("samples of x", [&zeros(&[3, 5]), &weights, &bias], true, "`x`")?;
+    refused("features of x", [&zeros(&[2, 6]), &weights, &bias], true, "`x`")?;
+    refused("heads of weights", [&x, &zeros(&[3, 5, 5]), &bias], true, "`weights`")?;
+    refused("rank of weights", [&x, &zeros(&[12, 5]), &bias], true, "`weights`")?;
+    refused("tasks of bias", [&x, &weights, &zeros(&[2, 4])], true, "`bias`")?;
+    refused("no tasks", [&x, &weights, &bias], false, "`tasks`")?;
+    // One task's weights need no ids.
+    let (weights, bias) = (zeros(&[1, 4, 5]), zeros(&[1, 4]));
+    let gate =
+        GateSource::Dynamic { x: x.view(), weights: weights.view(), bias: Some(bias.view()), tasks: None };
+    let options = TaskHeadsOptions::new(gate, Activation::Sigmoid);
+    let out = task_heads_forward(&good.q.view(), &good.k.view(), &good.k.view(), &options);
+    let gates = out.and_then(|out| out.gates.to_vec::<f32>()).map_err(|error| error.to_string())?;
+    if gates == [0.5; 8] { Ok(()) } else { Err(format!("gates {gates:?} of z = 0")) }
 }
 
 fn saved_of_another_shape(handle: &Device, good: &Inputs) -> Result<(), String> {

@@ -23,9 +23,11 @@ pub struct WantBackward {
     pub dq_tolerance: Vec<f64>,
     pub dk_tolerance: Vec<f64>,
     pub dv_tolerance: Vec<f64>,
-    /// Like the logits.
+    /// Like the logits; of z, `[batch, heads]`, for dynamic gates.
     pub dgate: Vec<f64>,
     pub dgate_tolerance: Vec<f64>,
+    /// dx, dweights and dbias, each with its tolerance.
+    pub dynamic: Option<[(Vec<f64>, Vec<f64>); 3]>,
 }
 
 /// The activation as the oracle knows it.
@@ -35,7 +37,11 @@ pub fn formula(activation: Activation) -> Formula {
         Activation::Sigmoid => Formula::Sigmoid,
         Activation::Softmax { scale: SoftmaxScale::One } => Formula::SoftmaxOne,
         Activation::Softmax { scale: SoftmaxScale::Heads } => Formula::SoftmaxHeads,
-        Activation::TopK { k, renormalise, .. } => Formula::TopK { k, renormalise },
+        Activation::TopK { k, renormalise, shared_heads: shared, .. } => {
+            Formula::TopK { k, renormalise, shared }
+        }
+        Activation::TopP { p } => Formula::TopP { p: p.into() },
+        Activation::Threshold { t } => Formula::Threshold { t: t.into() },
         other => unreachable!("{other:?} has no formula here"),
     }
 }
@@ -107,13 +113,23 @@ fn gate_gradients(want: &WantForward, grad_y: &[f64], all: bool) -> (Vec<f64>, V
 
 /// The Jacobian's magnitude as the subtraction `δ − p·Σδ` rounds: both sides added.
 fn jacobian_terms(z: &[f64], activation: Activation, gate_terms: &[f64]) -> Vec<f64> {
+    if let Activation::TopK { shared_heads, .. } = activation
+        && shared_heads > 0
+    {
+        let routed = without_shared(activation);
+        return [
+            vec![0.0; shared_heads],
+            jacobian_terms(&z[shared_heads..], routed, &gate_terms[shared_heads..]),
+        ]
+        .concat();
+    }
     let (g, p) = (oracle::gates(z, formula(activation)), oracle::gates(z, Formula::SoftmaxOne));
     let heads = z.len() as f64;
     // Weight of a gate's derivative, and of the mean that every logit receives.
     let weights: Vec<(f64, f64)> = (0..z.len())
         .map(|h| match activation {
             Activation::Identity => (1.0, 0.0),
-            Activation::Sigmoid => (g[h], 0.0),
+            Activation::Sigmoid | Activation::Threshold { .. } => (g[h], 0.0),
             Activation::Softmax { scale: SoftmaxScale::Heads } => (heads * p[h], p[h]),
             Activation::TopK { renormalise: true, straight_through: false, .. } => (g[h], g[h]),
             _ => (p[h], p[h]),
@@ -123,16 +139,25 @@ fn jacobian_terms(z: &[f64], activation: Activation, gate_terms: &[f64]) -> Vec<
     weights.iter().zip(gate_terms).map(|((w, mean), terms)| w * terms + mean * total).collect()
 }
 
+/// The gate over the routed heads alone.
+fn without_shared(activation: Activation) -> Activation {
+    match activation {
+        Activation::TopK { k, renormalise, straight_through, noise, .. } => {
+            Activation::TopK { k, renormalise, straight_through, shared_heads: 0, noise }
+        }
+        other => other,
+    }
+}
+
 /// z's gradient of one sample, and its terms.
 fn logit_gradient(case: &GateCase, z: &[f64], gate: &[f64], terms: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let kept = |values: &[f64], k: usize| -> Vec<f64> {
-        let selected = oracle::selected(z, k);
-        values.iter().zip(selected).map(|(&x, on)| if on { x } else { 0.0 }).collect()
-    };
     let gradient = match case.activation {
         // The dense softmax, skipped heads contributing 0.
-        Activation::TopK { k, straight_through: true, .. } => {
-            oracle::logit_gradient(z, Formula::SoftmaxOne, &kept(gate, k))
+        Activation::TopK { k, straight_through: true, shared_heads: shared, .. } => {
+            let kept = oracle::selected(&z[shared..], k);
+            let routed: Vec<f64> =
+                gate[shared..].iter().zip(kept).map(|(&x, on)| if on { x } else { 0.0 }).collect();
+            [vec![0.0; shared], oracle::logit_gradient(&z[shared..], Formula::SoftmaxOne, &routed)].concat()
         }
         other => oracle::logit_gradient(z, formula(other), gate),
     };
@@ -160,7 +185,8 @@ pub fn backward(case: &GateCase, data: &GateData, want: &WantForward) -> WantBac
         dz_terms.extend(terms);
         largest = largest.max(growth(case, data, b));
     }
-    if let Some(tasks) = case.tasks {
+    let by_z = (dz.clone(), dz_terms.clone());
+    if let (Some(tasks), None) = (case.tasks, case.features) {
         dz = oracle::sum_by_task(&dz, heads, tasks, &data.tasks);
         dz_terms = oracle::sum_by_task(&dz_terms, heads, tasks, &data.tasks);
     }
@@ -168,7 +194,15 @@ pub fn backward(case: &GateCase, data: &GateData, want: &WantForward) -> WantBac
     let bound = |terms: &[f64]| -> Vec<f64> {
         terms.iter().map(|terms| 16.0 * U * (4.0 + 2.0 * largest) * terms + TINY).collect()
     };
+    let dynamic = data.dynamic.as_ref().map(|_| {
+        let of_terms = dynamic_gradients(case, data, &by_z.1, f64::abs);
+        let mut tolerances = of_terms.map(|terms| bound(&terms)).into_iter();
+        // Exact factors: the sums over heads and samples round as the others do.
+        dynamic_gradients(case, data, &by_z.0, |x| x)
+            .map(|want| (want, tolerances.next().unwrap_or_default()))
+    });
     WantBackward {
+        dynamic,
         dq_tolerance: bound(&gradients.dq_terms),
         dk_tolerance: bound(&gradients.dk_terms),
         dv_tolerance: bound(&gradients.dv_terms),
@@ -176,4 +210,25 @@ pub fn backward(case: &GateCase, data: &GateData, want: &WantForward) -> WantBac
         dgate: dz,
         gradients,
     }
+}
+
+/// dx, dweights and dbias from z's gradient, the factors passed through `of`.
+fn dynamic_gradients(case: &GateCase, data: &GateData, dz: &[f64], of: fn(f64) -> f64) -> [Vec<f64>; 3] {
+    let Some(d) = &data.dynamic else { return [Vec::new(), Vec::new(), Vec::new()] };
+    let (heads, features) = (case.heads(), d.features);
+    let mut out = [vec![0.0; d.x.len()], vec![0.0; d.weights.len()], vec![0.0; d.bias.len()]];
+    for (b, &task) in data.tasks.iter().enumerate() {
+        let Ok(task) = usize::try_from(task) else { continue };
+        for h in 0..heads {
+            let (row, dz) = (task * heads + h, dz[b * heads + h]);
+            for f in 0..features {
+                out[0][b * features + f] += dz * of(d.weights[row * features + f].into());
+                out[1][row * features + f] += dz * of(d.x[b * features + f].into());
+            }
+            if let Some(dbias) = out[2].get_mut(row) {
+                *dbias += dz;
+            }
+        }
+    }
+    out
 }

@@ -139,7 +139,7 @@ impl CustomOp3 for Op {
                 },
             )
         })?;
-        let TaskHeadsGradients { dq, dk, dv, dgate } = grads;
+        let TaskHeadsGradients { dq, dk, dv, dgate, .. } = grads;
         let candle = |grad: Option<gatewarp::Tensor>| grad.as_ref().map(tensor).transpose();
         let dkv = match (candle(dk)?, candle(dv)?) {
             (Some(dk), Some(dv)) => Some(Tensor::cat(&[dk.flatten_all()?, dv.flatten_all()?], 0)?),

@@ -54,7 +54,7 @@ fn task_heads_gradients() -> Result<()> {
     let gating = TaskHeads {
         attention: Attention::default(),
         tasks: [Some(2), Some(0)].into(),
-        activation: Activation::TopK { k: 2, renormalise: true, straight_through: false },
+        activation: Activation::top_k(2, true),
     };
     let f = || {
         let (y, report) = task_heads(&q, &k, &v, &logits, &gating)?;

@@ -195,8 +195,7 @@ impl Model {
         let (k, v) = (kv.narrow(D::Minus1, 0, dim)?, kv.narrow(D::Minus1, dim, dim)?);
         let (mixed, computed) = match &self.gate {
             Some(gate) => {
-                let activation =
-                    Activation::TopK { k: self.config.active, renormalise: true, straight_through: false };
+                let activation = Activation::top_k(self.config.active, true);
                 let tasks = batch.tasks.iter().copied().map(Some).collect();
                 let gating = TaskHeads { attention: options, tasks, activation };
                 let (mixed, report) = task_heads(&q, &k, &v, gate, &gating)?;
