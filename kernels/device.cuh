@@ -303,6 +303,71 @@ GW_DEVICE float float_from_bits(u32 bits) {
 #endif
 }
 
+GW_DEVICE u64 double_bits(double x) {
+#ifdef GATEWARP_EMULATOR
+    u64 bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+#else
+    return static_cast<u64>(__double_as_longlong(x));
+#endif
+}
+
+// 16-bit floats as their bits. Rounding to nearest, ties to even; a value beyond the largest becomes infinite, NaN becomes
+// 0x7fff.
+
+/// The value of a binary16.
+GW_DEVICE float float_from_f16(u16 bits) {
+#ifdef GATEWARP_EMULATOR
+    const u32 sign = static_cast<u32>(bits & 0x8000u) << 16, magnitude = bits & 0x7fffu;
+    if (magnitude >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+    // As the significand of a float whose exponent is off by 112: the product is exact, subnormals included.
+    const float scaled = float_from_bits(magnitude << 13) * 5.192296858534828e33f;  // 2^112
+    return float_from_bits(sign | float_bits(scaled));
+#else
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+#endif
+}
+
+GW_DEVICE u16 f16_from_float(float x) {
+#ifdef GATEWARP_EMULATOR
+    const u32 bits = float_bits(x), magnitude = bits & 0x7fffffffu;
+    const u16 sign = static_cast<u16>(bits >> 16 & 0x8000u);
+    if (magnitude > 0x7f800000u) return 0x7fff;
+    if (magnitude >= 0x477ff000u) return sign | 0x7c00;  // 65520 and up
+    if (magnitude < 0x38800000u) {                      // below 2^-14: in units of 2^-24, the last bit of a subnormal
+        const float shifted = float_from_bits(magnitude) + 0.5f;  // 0.5 has its last bit at 2^-24
+        return sign | static_cast<u16>(float_bits(shifted) - 0x3f000000u);
+    }
+    const u32 rounded = magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u);
+    return sign | static_cast<u16>(rounded >> 13);
+#else
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+#endif
+}
+
+/// The value of a bfloat16: the upper half of a float.
+GW_DEVICE float float_from_bf16(u16 bits) { return float_from_bits(static_cast<u32>(bits) << 16); }
+
+GW_DEVICE u16 bf16_from_float(float x) {
+    const u32 bits = float_bits(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return static_cast<u16>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+/// The same number, of which the compiler knows nothing: what is computed from it is not computed ahead of a loop and kept,
+/// where registers are scarcer than multiplications.
+GW_DEVICE int opaque(int x) {
+#ifndef GATEWARP_EMULATOR
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
 /// Neither infinite nor NaN; by bits, so that no compiler assumption about NaN can remove it.
 GW_DEVICE bool is_finite(float x) { return (float_bits(x) & 0x7f800000u) != 0x7f800000u; }
 GW_DEVICE bool is_nan(float x) { return (float_bits(x) & 0x7fffffffu) > 0x7f800000u; }

@@ -200,16 +200,16 @@ fn attention_forward_refuses(device: &TestDevice) -> std::result::Result<(), Str
         ("q", &[BATCH, Q_HEADS + 1, Q_LEN, DIM], Argument("q")),
         ("q", &[BATCH, Q_HEADS, Q_LEN, 0], Shape("k")),
         ("v", &[BATCH, KV_HEADS, SLOTS, 0], Unsupported("value dimension")),
-        ("v", &[BATCH, KV_HEADS, SLOTS, 129], Unsupported("value dimension")),
+        ("v", &[BATCH, KV_HEADS, SLOTS, 16_385], Unsupported("value dimension")),
     ];
     for (arg, shape, want) in shapes {
         let other = tensor(device, shape);
         refused(&format!("{arg} {shape:?}"), with(arg, &other.view(), &mut scene), *want)?;
     }
     let wide =
-        [tensor(device, &[BATCH, Q_HEADS, Q_LEN, 129]), tensor(device, &[BATCH, KV_HEADS, SLOTS, 129])];
+        [tensor(device, &[BATCH, Q_HEADS, Q_LEN, 16_385]), tensor(device, &[BATCH, KV_HEADS, SLOTS, 16_385])];
     let result = attention_forward(&wide[0].view(), &wide[1].view(), &scene.v.view(), &plain);
-    refused("a head dimension of 129", result, Unsupported("head dimension"))?;
+    refused("a head dimension of 16385", result, Unsupported("head dimension"))?;
     let result = attention_forward(
         &scene.q.view(),
         &tensor(device, &[BATCH, 0, SLOTS, DIM]).view(),

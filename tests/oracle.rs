@@ -320,7 +320,7 @@ fn comparison_rejects_what_a_difference_would_let_pass() {
 fn comparison_accepts_equal_classes_and_small_differences() {
     assert_eq!(close("x", &[f32::NAN, f32::INFINITY], &[f64::NAN, f64::INFINITY], &[0.0, 0.0]), Ok(0.0));
     assert_eq!(close("x", &[1.25], &[1.0], &[0.5]), Ok(0.5));
-    assert_eq!(close("x", &[], &[], &[]), Ok(0.0));
+    assert_eq!(close::<f32>("x", &[], &[], &[]), Ok(0.0));
     assert_eq!(same_bits("x", &[f32::NAN, 2.0], &[-f32::NAN, 2.0]), Ok(()));
     assert_eq!(close_norm("x", &[3.0, 4.0], &[0.0, 0.0], 5.0), Ok(1.0));
 }

@@ -1,8 +1,15 @@
-//! CUDA: which variant runs, what its launch gets. The kernels are in kernels/attention/{forward,backward}.cu.
+//! CUDA: which family runs, and what a launch of the fast f32 kernels gets (kernels/attention/{forward,backward}.cu). All other
+//! calls take the general kernels: general.rs.
 
-use super::features::Capabilities;
+mod general;
+#[allow(dead_code, reason = "the public functions do not come here yet")]
+pub(super) mod inspect;
+mod scratch;
+
+use super::features::{Capabilities, Feature};
 use super::{Backward, Forward, Problem};
-use crate::attention::problem::Offset;
+use crate::attention::options::Score;
+use crate::attention::problem::{MAX_DIM, Offset, Storage};
 use crate::device::Backend;
 use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
@@ -14,9 +21,29 @@ use crate::manifest::attention::cuda::{
 use crate::tensor::{Memory, TensorMut, TensorRef};
 use bytemuck::{Pod, Zeroable};
 
-/// What these kernels can do.
-pub(super) const CAPABILITIES: Capabilities =
-    Capabilities { backend: Backend::Cuda, dtypes: &[DType::F32], dim: 128, features: &[] };
+/// What these kernels can do: everything.
+pub(super) const CAPABILITIES: Capabilities = Capabilities {
+    backend: Backend::Cuda,
+    dtypes: &[DType::F32, DType::F16, DType::BF16, DType::F64],
+    dim: MAX_DIM,
+    features: &[
+        Feature::Cosine,
+        Feature::ComplexDot,
+        Feature::Fidelity,
+        Feature::Gaussian,
+        Feature::Additive,
+        Feature::Softcap,
+        Feature::Window,
+        Feature::Mask,
+        Feature::Bias,
+        Feature::Alibi,
+        Feature::Sinks,
+        Feature::Dropout,
+        Feature::Packed,
+        Feature::Paged,
+        Feature::OptionGradients,
+    ],
+};
 
 /// Longest sequence: positions, even of the rows that pad a tile, then fit 32 bits.
 const LENGTH_LIMIT: usize = (1 << 30) - 64;
@@ -236,16 +263,45 @@ fn grid(device: &CudaDevice, items: usize, listed: bool) -> [u32; 3] {
     [if listed { all.min(resident) } else { all }, 1, 1]
 }
 
-pub(super) fn forward_workspace(_: &CudaDevice, _: &Problem<'_>) -> Result<usize> {
-    Ok(0)
+/// Whether the fast kernels take the call: f32, dimensions up to 128, plain products, masks by length and position.
+fn is_fast(problem: &Problem<'_>) -> bool {
+    problem.dtype == DType::F32
+        && problem.head_dim.max(problem.value_dim) <= VARIANTS[VARIANTS.len() - 1].dim
+        && matches!(problem.score, Score::Dot | Score::ComplexDot)
+        && problem.softcap.is_none()
+        && problem.window.is_none()
+        && problem.mask.is_none()
+        && problem.bias.is_none()
+        && problem.alibi.is_none()
+        && problem.sinks.is_none()
+        && problem.dropout.as_ref().is_none_or(|dropout| dropout.p == 0.0)
+        && matches!(problem.storage, Storage::Dense)
+}
+
+/// Whether the fast forward kernel takes it: few queries over many keys are faster split between blocks.
+fn is_fast_forward(problem: &Problem<'_>) -> bool {
+    is_fast(problem) && general::decode(problem).is_none()
+}
+
+pub(super) fn forward_workspace(_: &CudaDevice, problem: &Problem<'_>) -> Result<usize> {
+    Ok(if is_fast_forward(problem) { 0 } else { scratch::bytes(&general::forward_parts(problem)) })
 }
 
 /// δ of every row.
+fn fast_backward_parts(problem: &Problem<'_>) -> [usize; 1] {
+    [problem.batch * problem.q_heads * problem.q_len * size_of::<f32>()]
+}
+
 pub(super) fn backward_workspace(_: &CudaDevice, problem: &Problem<'_>) -> Result<usize> {
-    Ok(problem.batch * problem.q_heads * problem.q_len * size_of::<f32>())
+    // Which kernels run depends on the gradients too: enough for either.
+    let general = scratch::bytes(&general::backward_parts(problem));
+    Ok(scratch::bytes(&fast_backward_parts(problem)).max(general))
 }
 
 pub(super) fn forward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
+    if !is_fast_forward(problem) {
+        return general::forward(device, problem, call);
+    }
     let (o, lse) = (call.o.as_ref(), call.lse.as_ref());
     let arguments = Arguments::new(problem, vector_bit(vectors::O, o))?;
     let params = ForwardParams { problem: arguments.params, o: strides(o), lse: strides(lse) };
@@ -268,6 +324,9 @@ pub(super) fn forward(device: &CudaDevice, problem: &Problem<'_>, call: &mut For
 }
 
 pub(super) fn backward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Backward<'_>) -> Result<()> {
+    if !is_fast(problem) || call.gradients.wants_options() {
+        return general::backward(device, problem, call);
+    }
     let (saved, gradients) = (&call.saved, &call.gradients);
     let (dq, dk, dv) = (gradients.dq.as_ref(), gradients.dk.as_ref(), gradients.dv.as_ref());
     let drow_scale = gradients.drow_scale.as_ref();
@@ -295,10 +354,10 @@ pub(super) fn backward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Ba
     let rows = problem.batch * problem.q_heads * problem.q_len;
     let keys = problem.batch * problem.kv_heads * problem.kv_slots;
 
-    // One float a query row; freed in stream order when this function returns, after the kernels that read it.
     let needs_delta = rows > 0 && (dq.is_some() || dk.is_some());
-    let delta = needs_delta.then(|| device.allocate(rows * size_of::<f32>())).transpose()?;
-    let delta_address = delta.as_ref().map_or(0, |buffer| buffer.address());
+    let parts = if needs_delta { fast_backward_parts(problem) } else { [0] };
+    let scratch = scratch::Scratch::new(device, problem.op, &call.workspace, &parts)?;
+    let [delta_address] = scratch.parts();
     if needs_delta {
         let pointers = [
             address(&saved.o),

@@ -22,6 +22,8 @@ pub(crate) enum Status {
     Label = 3,
     /// The norm of a state is zero, infinite or NaN.
     Norm = 4,
+    /// A page number is outside the cache.
+    Page = 5,
 }
 
 impl Status {
@@ -32,6 +34,7 @@ impl Status {
             (Self::TaskId, "a task id that is not below the number of tasks"),
             (Self::Parameter, "a NaN or infinite parameter"),
             (Self::Label, "a label that is not below the number of classes"),
+            (Self::Page, "a page number outside the cache"),
             (Self::Norm, "a state whose norm is zero, infinite or NaN"),
         ];
         let set = |status: Self| words.get(status as usize).is_some_and(|&word| word != 0);

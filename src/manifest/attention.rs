@@ -1,10 +1,12 @@
 //! Kernels of `attention`.
 
 pub(crate) mod cuda;
+pub(crate) mod general;
 
 use super::Access::{Read, ReadWrite};
 use super::WgslKernel;
 pub(super) use cuda::CUDA;
+pub(super) use general::CUDA as GENERAL_CUDA;
 
 /// `kernels/attention/$file` after `common.wgsl`.
 macro_rules! with_common {

@@ -157,6 +157,9 @@ pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 /// What a CUDA source may include, by the name it includes it by, with the text.
 pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
+    ("attention/call.cuh", include_str!("../../kernels/attention/call.cuh")),
+    ("attention/compare.cuh", include_str!("../../kernels/attention/compare.cuh")),
+    ("attention/differentiate.cuh", include_str!("../../kernels/attention/differentiate.cuh")),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
     ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),
@@ -202,6 +205,7 @@ pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
     [
         random::CUDA,
         attention::CUDA,
+        attention::GENERAL_CUDA,
         task_heads::CUDA,
         multitask::CUDA,
         statevec::CUDA,

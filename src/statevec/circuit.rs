@@ -99,6 +99,11 @@ impl Circuit {
         self.inputs
     }
 
+    /// Whether the numbers of parameters were given when the circuit was made.
+    pub(crate) fn is_declared(&self) -> bool {
+        self.declared
+    }
+
     /// Qubits of each slot of per-sample matrices; 0 for a slot that no gate names.
     pub fn matrices(&self) -> &[usize] {
         &self.matrices

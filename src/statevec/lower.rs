@@ -186,10 +186,26 @@ impl Frame {
         if control.value { functional } else { functional.not() }
     }
 
-    /// Stored index of the amplitude of basis state `index`.
-    pub(crate) fn stored(&self, index: u32) -> u32 {
-        let set = (0..self.directions.len()).filter(|&q| index >> q & 1 == 1);
-        set.fold(self.origin, |at, q| at ^ self.directions[q])
+    /// Stored indices of the first `count` basis states.
+    pub(crate) fn stored_indices(&self, count: usize) -> Vec<u32> {
+        let map = self.stored_map();
+        (0..count as u32).map(|index| map.at(index)).collect()
+    }
+
+    /// From basis states to stored indices.
+    pub(crate) fn stored_map(&self) -> IndexMap {
+        IndexMap::new(self.origin, &self.directions)
+    }
+
+    /// From stored indices to basis states.
+    pub(crate) fn logical_map(&self) -> IndexMap {
+        let column = |bit: usize| {
+            let reads = self.functionals.iter().enumerate();
+            reads.fold(0, |word, (q, functional)| word | (functional.mask >> bit & 1) << q)
+        };
+        let columns: Vec<u32> = (0..self.directions.len()).map(column).collect();
+        let odd = self.functionals.iter().enumerate();
+        IndexMap::new(odd.fold(0, |word, (q, functional)| word | u32::from(functional.odd) << q), &columns)
     }
 
     /// Direction of a string's X part, and the parity of its Z part.
@@ -198,6 +214,37 @@ impl Frame {
         let direction = qubits().filter(|&q| string.x >> q & 1 == 1).fold(0, |d, q| d ^ self.directions[q]);
         let bits = qubits().filter(|&q| string.z >> q & 1 == 1);
         (direction, bits.fold(Parity::default(), |p, q| p.xor(self.functionals[q])))
+    }
+}
+
+/// An affine map of index words over GF(2), by two table look-ups.
+pub(crate) struct IndexMap {
+    low: Vec<u32>,
+    high: Vec<u32>,
+}
+
+impl IndexMap {
+    const LOW_BITS: usize = 11;
+
+    /// The map of 0 to `origin` that changes by `columns[i]` where bit i is flipped.
+    fn new(origin: u32, columns: &[u32]) -> Self {
+        let table = |columns: &[u32], origin: u32| {
+            let mut table = vec![origin];
+            for column in columns {
+                table.extend_from_within(..);
+                let half = table.len() / 2;
+                table[half..].iter_mut().for_each(|word| *word ^= column);
+            }
+            table
+        };
+        let (low, high) = columns.split_at(columns.len().min(Self::LOW_BITS));
+        Self { low: table(low, origin), high: table(high, 0) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn at(&self, index: u32) -> u32 {
+        self.low[(index & ((1 << Self::LOW_BITS) - 1)) as usize]
+            ^ self.high[(index >> Self::LOW_BITS) as usize]
     }
 }
 

@@ -1,7 +1,8 @@
 //! Validation: from a caller's tensors to a batch every backend can trust.
 
+pub(crate) use super::batch::{Batch, Start};
+use super::cpu;
 use super::fuse::is_unitary;
-use super::gate::MAX_SLOTS;
 use super::pauli::PauliSum;
 use super::program::Program;
 use crate::device::{Backend, Device};
@@ -11,62 +12,6 @@ use crate::ids::Ids;
 use crate::tensor::{Tensor, TensorMut, TensorRef};
 use crate::validate;
 use num_complex::{Complex32, Complex64};
-
-/// What one run of a program needs beside the program: the device, the number of samples, parameter values, initial states.
-#[derive(Clone, Debug)]
-pub struct Batch<'a> {
-    /// Where the program runs and its output lives.
-    pub device: Device,
-    /// Number of samples.
-    pub samples: usize,
-    /// `[thetas]` f32, shared by all samples, or `[tasks, thetas]` f32, a row for each task. On `device` or on the host.
-    pub theta: Option<TensorRef<'a>>,
-    /// `[samples]` i32, u32 or i64: the task of each sample, where something is given per task. On `device` or on the host.
-    pub tasks: Option<TensorRef<'a>>,
-    /// `[samples, inputs]` f32. On `device` or on the host.
-    pub inputs: Option<TensorRef<'a>>,
-    /// `[samples | 1, 2^qubits]` c64 on `device`; |0…0⟩ if absent. Not normalised for the caller.
-    pub initial: Option<TensorRef<'a>>,
-    /// By slot: `[samples, 2^k, 2^k]` c64 on `device`, the matrices of [`Gate::SampleMatrix`](super::Gate::SampleMatrix).
-    pub matrices: Vec<Option<TensorRef<'a>>>,
-}
-
-impl<'a> Batch<'a> {
-    /// `samples` samples on `device`, without parameters, starting from |0…0⟩.
-    pub fn new(device: &Device, samples: usize) -> Self {
-        let (theta, tasks, inputs, initial) = (None, None, None, None);
-        Self { device: device.clone(), samples, theta, tasks, inputs, initial, matrices: Vec::new() }
-    }
-
-    /// Sets the trainable parameters, shared (`[thetas]`) or by task (`[tasks, thetas]`).
-    pub fn theta(self, theta: impl Into<TensorRef<'a>>) -> Self {
-        Self { theta: Some(theta.into()), ..self }
-    }
-
-    /// Sets the task of each sample.
-    pub fn tasks(self, ids: impl Into<TensorRef<'a>>) -> Self {
-        Self { tasks: Some(ids.into()), ..self }
-    }
-
-    /// Sets the samples' matrices of one slot. A slot beyond what any circuit may name is ignored.
-    pub fn matrix(mut self, slot: usize, matrices: impl Into<TensorRef<'a>>) -> Self {
-        if slot < MAX_SLOTS {
-            self.matrices.resize(self.matrices.len().max(slot + 1), None);
-            self.matrices[slot] = Some(matrices.into());
-        }
-        self
-    }
-
-    /// Sets the values per sample.
-    pub fn inputs(self, inputs: impl Into<TensorRef<'a>>) -> Self {
-        Self { inputs: Some(inputs.into()), ..self }
-    }
-
-    /// Sets the initial states.
-    pub fn initial(self, initial: impl Into<TensorRef<'a>>) -> Self {
-        Self { initial: Some(initial.into()), ..self }
-    }
-}
 
 /// A parameter tensor on the run's device: the caller's, or a checked copy of a host tensor.
 pub(crate) enum Values<'a> {
@@ -81,8 +26,9 @@ impl<'a> Values<'a> {
         arg: &'static str,
         given: Option<&TensorRef<'a>>,
         expected: &[usize],
-        device: &Device,
+        batch: &Batch<'_>,
     ) -> Result<Self> {
+        let device = &batch.device;
         let Some(tensor) = given else {
             if expected.contains(&0) {
                 return Ok(Self::None);
@@ -92,22 +38,19 @@ impl<'a> Values<'a> {
         validate::shape(op, arg, tensor, expected)?;
         let on_host = tensor.device().backend() == Backend::Cpu;
         let home = if on_host { tensor.device() } else { device };
-        validate::tensor(op, arg, tensor, DType::F32, home)?;
+        // Parameters in f64 are for states that can tell.
+        let dtype = if tensor.dtype() == batch.real() { batch.real() } else { DType::F32 };
+        validate::tensor(op, arg, tensor, dtype, home)?;
         if tensor.layout().is_empty() {
             return Ok(Self::None);
         }
         if !on_host {
             return Ok(Self::Borrowed(tensor.clone()));
         }
-        let (values, _) = host::<f32>(tensor);
-        let bad = if tensor.layout().is_contiguous() {
-            values.iter().copied().find(|value| !value.is_finite())
+        if dtype == DType::F64 {
+            check_finite::<f64>(op, arg, tensor)?;
         } else {
-            let first = tensor.layout().offset();
-            tensor.layout().indices().map(|i| values[i - first]).find(|value| !value.is_finite())
-        };
-        if let Some(bad) = bad {
-            return Err(Error::argument(op, arg, format!("holds {bad}, which is not finite")));
+            check_finite::<f32>(op, arg, tensor)?;
         }
         if device.backend() == Backend::Cpu {
             return Ok(Self::Borrowed(tensor.clone()));
@@ -121,6 +64,25 @@ impl<'a> Values<'a> {
             Self::Borrowed(view) => Some(view.clone()),
             Self::Uploaded(tensor) => Some(tensor.view()),
         }
+    }
+}
+
+fn check_finite<T: Element + Into<f64>>(
+    op: &'static str,
+    arg: &'static str,
+    tensor: &TensorRef<'_>,
+) -> Result<()> {
+    let (values, _) = host::<T>(tensor);
+    let is_bad = |value: &f64| !value.is_finite();
+    let bad = if tensor.layout().is_contiguous() {
+        values.iter().map(|&value| value.into()).find(is_bad)
+    } else {
+        let first = tensor.layout().offset();
+        tensor.layout().indices().map(|i| values[i - first].into()).find(is_bad)
+    };
+    match bad {
+        Some(bad) => Err(Error::argument(op, arg, format!("holds {bad}, which is not finite"))),
+        None => Ok(()),
     }
 }
 
@@ -139,29 +101,38 @@ pub(crate) struct Problem<'a> {
     pub(crate) matrices: Vec<Option<TensorRef<'a>>>,
     pub(crate) inputs: Values<'a>,
     pub(crate) initial: Option<TensorRef<'a>>,
+    pub(crate) start: Start,
+    pub(crate) dtype: DType,
+    /// Numbers of basis states.
+    basis: Option<Ids<'a>>,
 }
 
 impl<'a> Problem<'a> {
     pub(crate) fn new(op: &'static str, program: &'a Program, batch: &Batch<'a>) -> Result<Self> {
         let device = &batch.device;
-        let states = 1usize << program.qubits();
-        if let Some(initial) = &batch.initial {
-            if initial.shape() != [batch.samples, states] && initial.shape() != [1, states] {
-                let expected = format!("[{} or 1, {states}]", batch.samples);
-                return Err(Error::shape(op, "initial", expected, initial.shape()));
-            }
-            validate::tensor(op, "initial", initial, DType::C64, device)?;
-            validate::last_contiguous(op, "initial", initial)?;
+        if !matches!(batch.dtype, DType::C64 | DType::C128) {
+            return Err(Error::DType { op, arg: "dtype", expected: "c64 or c128".into(), got: batch.dtype });
         }
+        let basis = check_initial(op, program, batch)?;
         let theta_tasks = match &batch.theta {
             Some(theta) if theta.shape().len() == 2 => Some(theta.shape()[0]),
             _ => None,
         };
         let rows = theta_tasks.into_iter().chain([program.thetas()]).collect::<Vec<_>>();
-        let theta = Values::new(op, "theta", batch.theta.as_ref(), &rows, device)?;
-        let tasks = match (&batch.tasks, theta_tasks) {
+        let theta = Values::new(op, "theta", batch.theta.as_ref(), &rows, batch)?;
+        let initial_tasks = match (&batch.initial, batch.start) {
+            (Some(initial), Start::TaskStates) => Some(initial.shape()[0]),
+            _ => None,
+        };
+        if let (Some(a), Some(b)) = (theta_tasks, initial_tasks)
+            && a != b
+        {
+            let reason = format!("has rows for {b} tasks, `theta` for {a}");
+            return Err(Error::argument(op, "initial", reason));
+        }
+        let tasks = match (&batch.tasks, theta_tasks.or(initial_tasks)) {
             (None, Some(rows)) => {
-                let reason = format!("are missing: `theta` has a row for each of {rows} tasks");
+                let reason = format!("are missing: there is a row for each of {rows} tasks");
                 return Err(Error::argument(op, "tasks", reason));
             }
             (None, None) => None,
@@ -179,10 +150,25 @@ impl<'a> Problem<'a> {
         };
         let matrices = sample_matrices(op, program, batch)?;
         let inputs = [batch.samples, program.inputs()];
-        let inputs = Values::new(op, "inputs", batch.inputs.as_ref(), &inputs, device)?;
+        let inputs = Values::new(op, "inputs", batch.inputs.as_ref(), &inputs, batch)?;
         let (device, samples) = (device.clone(), batch.samples);
         let initial = batch.initial.clone();
-        Ok(Self { op, program, device, samples, theta, theta_tasks, tasks, matrices, inputs, initial })
+        let (start, dtype) = (batch.start, batch.dtype);
+        Ok(Self {
+            op,
+            program,
+            device,
+            samples,
+            theta,
+            theta_tasks,
+            tasks,
+            matrices,
+            inputs,
+            initial,
+            start,
+            dtype,
+            basis,
+        })
     }
 
     /// What only the CPU can do yet, as the error of another backend.
@@ -194,6 +180,12 @@ impl<'a> Problem<'a> {
         let refuse = |what: &'static str, limit: &str, got: String| {
             Err(Error::Unsupported { op: self.op, backend, what, limit: limit.into(), got })
         };
+        if self.dtype != DType::C64 {
+            return refuse("element type of states", "c64", self.dtype.to_string());
+        }
+        if self.start != Start::States {
+            return refuse("initial states", "given amplitudes", format!("{:?}", self.start));
+        }
         if let Some(tasks) = self.theta_tasks {
             return refuse("rows of theta", "one, shared by all samples", tasks.to_string());
         }
@@ -205,11 +197,49 @@ impl<'a> Problem<'a> {
 
     /// The task of each sample, if theta has a row for each task. Only where ids are in host memory.
     pub(crate) fn task_of_samples(&self) -> Result<Option<Vec<usize>>> {
-        match (&self.tasks, self.theta_tasks) {
+        match &self.tasks {
             // Validation has checked that none is negative.
-            (Some(ids), Some(_)) => Ok(Some(ids.host()?.into_iter().map(|id| id as usize).collect())),
+            Some(ids) if self.theta_tasks.is_some() || self.start == Start::TaskStates => {
+                Ok(Some(ids.host()?.into_iter().map(|id| id as usize).collect()))
+            }
             _ => Ok(None),
         }
+    }
+
+    /// The initial states as the CPU reads them.
+    pub(crate) fn cpu_initial(&self) -> Result<cpu::Initial<'_>> {
+        if let Some(numbers) = &self.basis {
+            // Validation has checked their range.
+            let numbers = numbers.host()?.into_iter().map(|number| number as u32);
+            return Ok(cpu::Initial::Basis(numbers.collect()));
+        }
+        let Some(given) = &self.initial else { return Ok(cpu::Initial::Zero) };
+        let (count, width) = (given.shape()[0], given.shape()[1]);
+        let row = match self.start {
+            Start::TaskStates => self.task_of_samples()?.unwrap_or_default(),
+            _ if count == 1 => vec![0; self.samples],
+            _ => (0..self.samples).collect(),
+        };
+        let complex = matches!(given.dtype(), DType::C64 | DType::C128);
+        let (values, steps) = super::program::reals(Some(given.clone()));
+        let mut rows = cpu::Rows { values, complex, step: steps[0], width, row, scale: Vec::new() };
+        if self.start == Start::Amplitudes {
+            rows.scale = (0..count).map(|row| self.inverse_norm(&rows, row)).collect::<Result<_>>()?;
+        }
+        Ok(cpu::Initial::Rows(rows))
+    }
+
+    fn inverse_norm(&self, rows: &cpu::Rows<'_>, row: usize) -> Result<f64> {
+        let parts = || (0..rows.width).flat_map(|i| rows.amplitude(row, i));
+        // Of numbers whose squares may overflow or vanish.
+        let largest = parts().fold(0.0f64, |most, part| if part.abs() <= most { most } else { part.abs() });
+        if !(largest > 0.0 && largest.is_finite()) {
+            let reason =
+                format!("has a row {row} that cannot be normalised: its largest number is {largest}");
+            return Err(Error::argument(self.op, "initial", reason));
+        }
+        let square: f64 = parts().map(|part| (part / largest).powi(2)).sum();
+        Ok(1.0 / (largest * square.sqrt()))
     }
 
     /// The adjoint undoes gates by their conjugate transpose.
@@ -217,10 +247,13 @@ impl<'a> Problem<'a> {
         for (slot, matrix) in self.matrices.iter().enumerate() {
             let Some(matrix) = matrix else { continue };
             let size = matrix.shape()[1] * matrix.shape()[2];
-            let entries = matrix.to_vec::<Complex32>()?;
-            let wide = |entry: &Complex32| Complex64::new(entry.re.into(), entry.im.into());
+            let wide = |entry: Complex32| Complex64::new(entry.re.into(), entry.im.into());
+            let entries: Vec<Complex64> = match self.dtype {
+                DType::C128 => matrix.to_vec()?,
+                _ => matrix.to_vec()?.into_iter().map(wide).collect(),
+            };
             for (sample, entries) in entries.chunks(size.max(1)).enumerate() {
-                if !is_unitary(&entries.iter().map(wide).collect::<Vec<_>>(), 1e-5) {
+                if !is_unitary(entries, 1e-5) {
                     let reason = format!("of slot {slot} and sample {sample} is not unitary");
                     return Err(Error::argument(self.op, "matrix", reason));
                 }
@@ -255,6 +288,42 @@ impl<'a> Problem<'a> {
     }
 }
 
+/// Checks the initial states; gives the numbers of basis states, if there are.
+fn check_initial<'a>(op: &'static str, program: &Program, batch: &Batch<'a>) -> Result<Option<Ids<'a>>> {
+    let Some(initial) = &batch.initial else { return Ok(None) };
+    let (samples, states) = (batch.samples, 1usize << program.qubits());
+    let shape = initial.shape();
+    if batch.start == Start::Basis {
+        let valid = |number: i64| {
+            if (0..states as i64).contains(&number) {
+                return Ok(());
+            }
+            let reason = format!("holds {number}, which is not a basis state of {} qubits", program.qubits());
+            Err(Error::argument(op, "initial", reason))
+        };
+        return Ids::new(op, "initial", initial, &[samples], &batch.device, valid).map(Some);
+    }
+    let fits = match (batch.start, shape) {
+        (Start::States, &[rows, width]) => (rows == samples || rows == 1) && width == states,
+        (Start::TaskStates, &[_, width]) => width == states,
+        (_, &[rows, width]) => (rows == samples || rows == 1) && (1..=states).contains(&width),
+        _ => false,
+    };
+    if !fits {
+        let expected = match batch.start {
+            Start::TaskStates => format!("[tasks, {states}]"),
+            Start::Amplitudes => format!("[{samples} or 1, 1 to {states}]"),
+            _ => format!("[{samples} or 1, {states}]"),
+        };
+        return Err(Error::shape(op, "initial", expected, shape));
+    }
+    let real = batch.start == Start::Amplitudes && initial.dtype() == batch.real();
+    let dtype = if real { batch.real() } else { batch.dtype };
+    validate::tensor(op, "initial", initial, dtype, &batch.device)?;
+    validate::last_contiguous(op, "initial", initial)?;
+    Ok(None)
+}
+
 /// The batch's matrices of every slot the circuit names.
 fn sample_matrices<'a>(
     op: &'static str,
@@ -272,7 +341,7 @@ fn sample_matrices<'a>(
             Error::argument(op, "matrix", reason)
         })?;
         validate::shape(op, "matrix", matrix, &[batch.samples, side, side])?;
-        validate::tensor(op, "matrix", matrix, DType::C64, &batch.device)?;
+        validate::tensor(op, "matrix", matrix, batch.dtype, &batch.device)?;
         validate::last_contiguous(op, "matrix", matrix)?;
         Ok(Some(matrix.clone()))
     };

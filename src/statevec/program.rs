@@ -1,27 +1,27 @@
 //! Compiled circuits.
 
+use super::batch::Batch;
 use super::circuit::Circuit;
-use super::cpu::{self, Exec};
+use super::cpu::{self, Exec, Float};
 use super::lower::{Action, Lowered};
 use super::observables::{self, StringGroup};
 use super::parameter::Variable;
 use super::pauli::PauliSum;
 use super::plan::{Pass, Shape};
-use super::problem::{Batch, Problem, host, host_rows};
-use crate::device::{Backend, Kind};
+use super::problem::{Problem, host, host_rows};
+use crate::device::Kind;
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{Tensor, TensorMut, TensorRef};
-use crate::validate;
-use num_complex::Complex32;
+use num_complex::{Complex32, Complex64};
 use std::sync::OnceLock;
 
 /// A compiled circuit: run it on any batch, on any device, with any parameters, as often as wanted.
 #[derive(Debug)]
 pub struct Program {
-    qubits: usize,
-    thetas: usize,
-    inputs: usize,
+    pub(super) qubits: usize,
+    pub(super) thetas: usize,
+    pub(super) inputs: usize,
     matrices: Vec<usize>,
     gates: usize,
     pub(crate) lowered: Lowered,
@@ -32,19 +32,10 @@ pub struct Program {
 }
 
 #[derive(Debug)]
-struct CpuPlan {
+pub(super) struct CpuPlan {
     shape: Shape,
     passes: Vec<Pass>,
-    exec: Exec,
-}
-
-/// Gradients of `Σ weights[sample, o]·⟨observable o⟩`.
-#[derive(Debug)]
-pub struct StatevecGradients {
-    /// `[thetas]` or `[tasks, thetas]` f32, as `theta` was given; summed over the samples (of each task) in their order.
-    pub theta: Tensor,
-    /// `[samples, inputs]` f32.
-    pub inputs: Tensor,
+    pub(super) exec: Exec,
 }
 
 impl Program {
@@ -83,7 +74,7 @@ impl Program {
         &self.matrices
     }
 
-    /// Runs the circuit: the states, `[samples, 2^qubits]` c64.
+    /// Runs the circuit: the states, `[samples, 2^qubits]` c64, or c128 if the batch says so.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::DType`], [`Error::Device`] or [`Error::InvalidArgument`] naming the argument (a missing
@@ -91,28 +82,28 @@ impl Program {
     /// not fit. All before anything is launched.
     pub fn run(&self, batch: &Batch<'_>) -> Result<Tensor> {
         Problem::new("statevec_run", self, batch)?;
-        let mut out = Tensor::zeros(&batch.device, DType::C64, &[batch.samples, 1 << self.qubits])?;
+        let mut out = Tensor::zeros(&batch.device, batch.dtype, &[batch.samples, 1 << self.qubits])?;
         self.run_into(batch, &mut out.view_mut())?;
         Ok(out)
     }
 
-    /// [`Program::run`] into `[samples, 2^qubits]` c64 of the caller's.
+    /// [`Program::run`] into `[samples, 2^qubits]` of the caller's, of the batch's element type.
     ///
     /// # Errors
     /// As [`Program::run`]; [`Error::InvalidArgument`] if the output shares memory with an input.
     pub fn run_into(&self, batch: &Batch<'_>, out: &mut TensorMut<'_>) -> Result<()> {
         let problem = Problem::new("statevec_run", self, batch)?;
-        problem.check_output(out, 1 << self.qubits, DType::C64)?;
+        problem.check_output(out, 1 << self.qubits, batch.dtype)?;
         self.launch(&problem, Readout::States, out)
     }
 
-    /// Runs the circuit and returns |amplitude|² of every basis state, `[samples, 2^qubits]` f32.
+    /// Runs the circuit and returns |amplitude|² of every basis state, `[samples, 2^qubits]` f32 (f64 of c128 states).
     ///
     /// # Errors
     /// As [`Program::run`].
     pub fn probabilities(&self, batch: &Batch<'_>) -> Result<Tensor> {
         Problem::new("statevec_probabilities", self, batch)?;
-        let mut out = Tensor::zeros(&batch.device, DType::F32, &[batch.samples, 1 << self.qubits])?;
+        let mut out = Tensor::zeros(&batch.device, batch.real(), &[batch.samples, 1 << self.qubits])?;
         self.probabilities_into(batch, &mut out.view_mut())?;
         Ok(out)
     }
@@ -123,17 +114,18 @@ impl Program {
     /// As [`Program::run_into`].
     pub fn probabilities_into(&self, batch: &Batch<'_>, out: &mut TensorMut<'_>) -> Result<()> {
         let problem = Problem::new("statevec_probabilities", self, batch)?;
-        problem.check_output(out, 1 << self.qubits, DType::F32)?;
+        problem.check_output(out, 1 << self.qubits, batch.real())?;
         self.launch(&problem, Readout::Probabilities, out)
     }
 
-    /// Runs the circuit and returns ⟨ψ|observable|ψ⟩, `[samples, observables]` f32. The states are not stored.
+    /// Runs the circuit and returns ⟨ψ|observable|ψ⟩, `[samples, observables]` f32 (f64 of c128 states). The states are
+    /// not stored.
     ///
     /// # Errors
     /// As [`Program::run`]; [`Error::InvalidArgument`] if an observable acts on a qubit the circuit does not have.
     pub fn expectations(&self, batch: &Batch<'_>, observables: &[PauliSum]) -> Result<Tensor> {
         Problem::new("statevec_expectations", self, batch)?.check_observables(observables)?;
-        let mut out = Tensor::zeros(&batch.device, DType::F32, &[batch.samples, observables.len()])?;
+        let mut out = Tensor::zeros(&batch.device, batch.real(), &[batch.samples, observables.len()])?;
         self.expectations_into(batch, observables, &mut out.view_mut())?;
         Ok(out)
     }
@@ -150,92 +142,12 @@ impl Program {
     ) -> Result<()> {
         let problem = Problem::new("statevec_expectations", self, batch)?;
         problem.check_observables(observables)?;
-        problem.check_output(out, observables.len(), DType::F32)?;
+        problem.check_output(out, observables.len(), batch.real())?;
         let groups = observables::groups(&self.lowered.frame, observables);
         self.launch(&problem, Readout::Expectations { groups: &groups, observables: observables.len() }, out)
     }
 
-    /// Gradients of `Σ weights[sample, o]·⟨observable o⟩` with respect to `theta` and `inputs`, by the adjoint method: two
-    /// states in memory however long the circuit is, about three forward runs of time.
-    ///
-    /// `weights`: `[samples, observables]` or `[observables]` f32 on the batch's device, the gradient that arrives from
-    /// whatever uses the expectations.
-    ///
-    /// # Errors
-    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix, and on GPU backends.
-    ///
-    /// # Source
-    /// Jones & Gacon, arXiv:2009.02823.
-    pub fn gradient(
-        &self,
-        batch: &Batch<'_>,
-        observables: &[PauliSum],
-        weights: &TensorRef<'_>,
-    ) -> Result<StatevecGradients> {
-        let op = "statevec_gradient";
-        let problem = Problem::new(op, self, batch)?;
-        problem.check_observables(observables)?;
-        if weights.shape() != [observables.len()] {
-            let expected = [batch.samples, observables.len()];
-            validate::shape(op, "weights", weights, &expected)?;
-        }
-        validate::tensor(op, "weights", weights, DType::F32, &batch.device)?;
-        validate::last_contiguous(op, "weights", weights)?;
-        let backend = batch.device.backend();
-        if backend != Backend::Cpu {
-            let (what, limit) = ("the adjoint gradient of a state vector", "the cpu backend".into());
-            return Err(Error::Unsupported { op, backend, what, limit, got: batch.device.name() });
-        }
-        if !self.lowered.unitary {
-            let (what, limit) = ("the adjoint gradient", "circuits of unitary gates".into());
-            let got = "a matrix or diagonal that is not unitary".into();
-            return Err(Error::Unsupported { op, backend, what, limit, got });
-        }
-        problem.check_unitary_matrices()?;
-        let groups = observables::groups(&self.lowered.frame, observables);
-        let plan = self.cpu_plan(true);
-        let (weights, steps) = host::<f32>(weights);
-        let request = cpu::Gradient {
-            exec: &plan.exec,
-            groups: &groups,
-            observables: observables.len(),
-            weights,
-            weight_step: if steps.len() == 2 { steps[0] } else { 0 },
-        };
-        let angles = if batch.samples == 0 || observables.is_empty() {
-            vec![0.0; batch.samples * plan.exec.gradients.len()]
-        } else {
-            cpu::gradient(&self.cpu_call(&problem)?, &request)?
-        };
-        self.collect(&problem, &plan.exec.gradients, &angles)
-    }
-
-    /// From angles to parameters: each angle is affine in one variable. Samples are summed in order, in f64.
-    fn collect(&self, problem: &Problem<'_>, steps: &[usize], angles: &[f64]) -> Result<StatevecGradients> {
-        let samples = problem.samples;
-        let tasks = problem.task_of_samples()?;
-        let mut theta = vec![0.0f64; problem.theta_tasks.unwrap_or(1) * self.thetas];
-        let mut inputs = vec![0.0f64; samples * self.inputs];
-        for (sample, row) in angles.chunks(steps.len().max(1)).enumerate() {
-            let first = tasks.as_ref().map_or(0, |tasks| tasks[sample] * self.thetas);
-            for (&step, &gradient) in steps.iter().zip(row) {
-                let Some(angle) = self.lowered.steps[step].angle() else { continue };
-                match angle.of {
-                    Some(Variable::Theta(i)) => theta[first + i] += angle.scale * gradient,
-                    Some(Variable::Input(i)) => inputs[sample * self.inputs + i] += angle.scale * gradient,
-                    None => {}
-                }
-            }
-        }
-        let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
-        let shape: Vec<usize> = problem.theta_tasks.into_iter().chain([self.thetas]).collect();
-        Ok(StatevecGradients {
-            theta: Tensor::from_slice(&problem.device, &single(theta), &shape)?,
-            inputs: Tensor::from_slice(&problem.device, &single(inputs), &[samples, self.inputs])?,
-        })
-    }
-
-    fn cpu_plan(&self, adjoint: bool) -> &CpuPlan {
+    pub(super) fn cpu_plan(&self, adjoint: bool) -> &CpuPlan {
         let plan = if adjoint { &self.cpu_adjoint } else { &self.cpu_forward };
         plan.get_or_init(|| {
             let (shape, passes, exec) = cpu::compile(&self.lowered, self.qubits, adjoint);
@@ -243,49 +155,62 @@ impl Program {
         })
     }
 
-    fn cpu_call<'a>(&'a self, problem: &'a Problem<'_>) -> Result<cpu::Call<'a>> {
-        let (mut theta, mut theta_step, mut task_step) = (&[][..], 0, 0);
-        if let Some(view) = problem.theta.view() {
-            let (values, steps) = host::<f32>(&view);
-            theta = values;
-            match steps[..] {
-                [tasks, within] => (task_step, theta_step) = (tasks, within),
-                _ => theta_step = steps[0],
-            }
-        }
+    pub(super) fn cpu_call<'a>(&'a self, problem: &'a Problem<'_>) -> Result<cpu::Call<'a>> {
+        let (theta, steps) = reals(problem.theta.view());
+        let (task_step, theta_step) = match steps[..] {
+            [tasks, within] => (tasks, within),
+            _ => (0, steps.first().copied().unwrap_or(0)),
+        };
         let tasks = problem.task_of_samples()?.map(|tasks| (tasks, task_step));
-        let matrices = problem.matrices.iter().map(|matrix| match matrix {
-            None => cpu::Matrices::default(),
-            Some(view) => {
-                let (values, steps) = host::<Complex32>(view);
-                cpu::Matrices { values, sample_step: steps[0], row_step: steps[1] }
-            }
+        let (inputs, steps) = reals(problem.inputs.view());
+        let (sample_step, input_step) =
+            if let [sample, input] = steps[..] { (sample, input) } else { (0, 0) };
+        let matrices = problem.matrices.iter().map(|matrix| {
+            let (values, steps) = reals(matrix.clone());
+            let (sample_step, row_step) =
+                if let [sample, row, _] = steps[..] { (sample, row) } else { (0, 0) };
+            cpu::Matrices { values, sample_step, row_step }
         });
-        let (mut inputs, mut sample_step, mut input_step) = (&[][..], 0, 0);
-        if let Some(view) = problem.inputs.view() {
-            let (values, steps) = host::<f32>(&view);
-            (inputs, sample_step, input_step) = (values, steps[0], steps[1]);
-        }
-        let initial = problem.initial.as_ref().map(|view| {
-            let (values, steps) = host::<Complex32>(view);
-            (values, steps[0])
-        });
+        let values = cpu::Values {
+            theta,
+            theta_step,
+            tasks,
+            inputs,
+            sample_step,
+            input_step,
+            matrices: matrices.collect(),
+        };
         Ok(cpu::Call {
             qubits: self.qubits,
             batch: problem.samples,
             lowered: &self.lowered,
             forward: &self.cpu_plan(false).exec,
-            values: cpu::Values {
-                theta,
-                theta_step,
-                tasks,
-                inputs,
-                sample_step,
-                input_step,
-                matrices: matrices.collect(),
-            },
-            initial,
+            values,
+            initial: problem.cpu_initial()?,
         })
+    }
+
+    fn launch_on_cpu<F: Float>(
+        &self,
+        problem: &Problem<'_>,
+        readout: Readout<'_>,
+        out: &mut TensorMut<'_>,
+    ) -> Result<()> {
+        let output = match readout {
+            Readout::States => {
+                let (rows, step) = host_rows::<F::Complex>(out);
+                cpu::Output::States(bytemuck::cast_slice_mut::<F::Complex, [F; 2]>(rows), step)
+            }
+            Readout::Probabilities => {
+                let (rows, step) = host_rows::<F>(out);
+                cpu::Output::Probabilities(rows, step)
+            }
+            Readout::Expectations { groups, observables } => {
+                let (rows, row_step) = host_rows::<F>(out);
+                cpu::Output::Expectations { out: rows, row_step, observables, groups }
+            }
+        };
+        cpu::forward(&self.cpu_call(problem)?, output)
     }
 
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -313,24 +238,8 @@ impl Program {
             return Ok(());
         }
         match &problem.device.0 {
-            Kind::Cpu => {
-                let call = self.cpu_call(problem)?;
-                let output = match readout {
-                    Readout::States => {
-                        let (rows, step) = host_rows::<Complex32>(out);
-                        cpu::Output::States(rows, step)
-                    }
-                    Readout::Probabilities => {
-                        let (rows, step) = host_rows::<f32>(out);
-                        cpu::Output::Probabilities(rows, step)
-                    }
-                    Readout::Expectations { groups, observables } => {
-                        let (rows, row_step) = host_rows::<f32>(out);
-                        cpu::Output::Expectations { out: rows, row_step, observables, groups }
-                    }
-                };
-                cpu::forward(&call, output)
-            }
+            Kind::Cpu if problem.dtype == DType::C128 => self.launch_on_cpu::<f64>(problem, readout, out),
+            Kind::Cpu => self.launch_on_cpu::<f32>(problem, readout, out),
             #[cfg(feature = "wgpu")]
             Kind::Wgpu(device) => super::wgpu::forward(device, problem, readout, out),
             #[cfg(feature = "cuda")]
@@ -417,6 +326,29 @@ impl Program {
             );
         }
         text
+    }
+}
+
+/// The numbers of a CPU view and its steps; complex ones as their parts in turn.
+pub(super) fn reals(view: Option<TensorRef<'_>>) -> (cpu::Reals<'_>, Vec<usize>) {
+    let Some(view) = view else { return (cpu::Reals::Single(&[]), Vec::new()) };
+    match view.dtype() {
+        DType::F64 => {
+            let (values, steps) = host::<f64>(&view);
+            (cpu::Reals::Double(values), steps)
+        }
+        DType::C64 => {
+            let (values, steps) = host::<Complex32>(&view);
+            (cpu::Reals::Single(bytemuck::cast_slice(values)), steps)
+        }
+        DType::C128 => {
+            let (values, steps) = host::<Complex64>(&view);
+            (cpu::Reals::Double(bytemuck::cast_slice(values)), steps)
+        }
+        _ => {
+            let (values, steps) = host::<f32>(&view);
+            (cpu::Reals::Single(values), steps)
+        }
     }
 }
 

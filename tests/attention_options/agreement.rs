@@ -102,7 +102,15 @@ pub fn agree(device: &Device, case: &Case, data: &Data, dtype: DType, gradients:
         if name == "dw" && case.seed.is_multiple_of(2) {
             want = summed_over_heads(&want, p.head_dim);
         }
-        if p.score != Score::Additive && name == "dw" {
+        // Gradients of what the call does not have are not asked for.
+        let is_absent = match name {
+            "dw" => p.score != Score::Additive,
+            "dbias" => p.bias.is_none(),
+            "dsinks" => p.sinks.is_none(),
+            "dalibi" => p.alibi.is_none(),
+            _ => false,
+        };
+        if is_absent {
             continue;
         }
         // Sums over a whole call of 16-bit inputs are kept in f32; their inputs' rounding is what the bound of terms is for.

@@ -16,7 +16,7 @@ pub fn lacking(backend: Backend, case: &Case, dtype: DType) -> bool {
         | option::DROPOUT
         | option::PACKED;
     match backend {
-        Backend::Cpu | Backend::Wgpu | Backend::Cuda => {
+        Backend::Cpu | Backend::Wgpu => {
             dtype != DType::F32
                 || case.head_dim.max(case.value_dim) > 128
                 || case.score != Score::Dot
@@ -27,11 +27,11 @@ pub fn lacking(backend: Backend, case: &Case, dtype: DType) -> bool {
 }
 
 /// Whether the backend has no gradients of options yet.
-pub fn gradients_lacking(_: Backend) -> bool {
-    true
+pub fn gradients_lacking(backend: Backend) -> bool {
+    backend != Backend::Cuda
 }
 
 /// Whether the backend refuses paged caches.
-pub fn paged_lacking(_: Backend) -> bool {
-    true
+pub fn paged_lacking(backend: Backend) -> bool {
+    backend != Backend::Cuda
 }

@@ -12,10 +12,12 @@ mod density;
 mod gates;
 mod gradients;
 mod memory_states;
+mod precision;
 mod qubit_sequences;
 mod random_words;
 mod readout;
 mod sampling;
+mod starts;
 mod states;
 mod tasks;
 
@@ -29,6 +31,13 @@ static TESTS: &[Test] = &[
     Test::new("matrices_are_seen_for_what_they_are", gates::matrices_are_seen_for_what_they_are),
     Test::new("a_sample_has_the_parameters_of_its_task", tasks::a_sample_has_the_parameters_of_its_task),
     Test::new("bad_tasks_are_typed_errors", tasks::bad_tasks_are_typed_errors),
+    Test::new("states_go_back_to_what_they_came_from", starts::states_go_back_to_what_they_came_from),
+    Test::new("large_states_go_back_as_batched_ones", starts::large_states_go_back_as_batched_ones),
+    Test::new("encodings_are_their_definitions", starts::encodings_are_their_definitions),
+    Test::new("bad_starts_are_typed_errors", starts::bad_starts_are_typed_errors),
+    Test::new("circuits_survive_as_bytes", starts::circuits_survive_as_bytes),
+    Test::new("double_precision_is_double", precision::double_precision_is_double),
+    Test::new("large_doubles_agree_with_batched_ones", precision::large_doubles_agree_with_batched_ones),
     Test::new("relabelled_circuits_are_their_matrices", states::relabelled_circuits_are_their_matrices),
     Test::new("angles_around_two_pi_under_controls", states::angles_around_two_pi_under_controls),
     Test::new(

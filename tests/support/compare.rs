@@ -1,5 +1,7 @@
 //! NaN-safe comparison: lengths first, then the class of each element, then the difference.
 
+use std::fmt::LowerExp;
+
 /// What kind of number an element is. Elements of different classes are never close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
@@ -25,14 +27,19 @@ fn class(x: f64) -> Class {
 ///
 /// # Errors
 /// A message with the worst element: its index, both values, the bound, and how many others fail.
-pub fn close(what: &str, got: &[f32], want: &[f64], tolerance: &[f64]) -> Result<f64, String> {
+pub fn close<T: Copy + Into<f64> + LowerExp>(
+    what: &str,
+    got: &[T],
+    want: &[f64],
+    tolerance: &[f64],
+) -> Result<f64, String> {
     if got.len() != want.len() || want.len() != tolerance.len() {
         let lengths =
             format!("{} elements, expected {}, {} tolerances", got.len(), want.len(), tolerance.len());
         return Err(format!("{what}: {lengths}"));
     }
     let share = |i: usize| -> f64 {
-        let (g, w) = (f64::from(got[i]), want[i]);
+        let (g, w) = (got[i].into(), want[i]);
         match (class(g), class(w)) {
             (Class::Finite, Class::Finite) => {
                 let error = (g - w).abs();
@@ -84,7 +91,12 @@ pub fn same_bits(what: &str, got: &[f32], want: &[f32]) -> Result<(), String> {
 ///
 /// # Errors
 /// A message if the lengths differ, an amplitude is not finite where it should be, or the norm exceeds `tolerance`.
-pub fn close_norm(what: &str, got: &[f32], want: &[f64], tolerance: f64) -> Result<f64, String> {
+pub fn close_norm<T: Copy + Into<f64> + LowerExp>(
+    what: &str,
+    got: &[T],
+    want: &[f64],
+    tolerance: f64,
+) -> Result<f64, String> {
     if got.len() != want.len() {
         return Err(format!("{what}: {} numbers, expected {}", got.len(), want.len()));
     }
@@ -92,7 +104,7 @@ pub fn close_norm(what: &str, got: &[f32], want: &[f64], tolerance: f64) -> Resu
         return Err(format!("{what}[{at}] = {:e}, expected {:e}", got[at], want[at]));
     }
     let squares =
-        got.iter().zip(want).map(|(&g, &w)| if w.is_finite() { (f64::from(g) - w).powi(2) } else { 0.0 });
+        got.iter().zip(want).map(|(&g, &w)| if w.is_finite() { (g.into() - w).powi(2) } else { 0.0 });
     let norm = squares.sum::<f64>().sqrt();
     if norm <= tolerance {
         Ok(norm / tolerance)

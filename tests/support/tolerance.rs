@@ -88,6 +88,11 @@ pub fn statevec_gradient_c64(gates: usize, coefficients: f64, speed: f64) -> f64
     4.0 * statevec_c64(2 * gates) * coefficients * speed.max(1.0)
 }
 
+/// The same in c128.
+pub fn statevec_gradient_c128(gates: usize, coefficients: f64, speed: f64) -> f64 {
+    4.0 * statevec_c128(2 * gates) * coefficients * speed.max(1.0)
+}
+
 /// Central differences of an f64 function at step 1e-5: truncation is of order step², cancellation of order 1e-16/step.
 pub const CENTRAL_DIFFERENCE_STEP: f64 = 1e-5;
 

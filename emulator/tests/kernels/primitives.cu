@@ -247,3 +247,16 @@ GW_KERNEL(256, 1) primitive_classify(const gw::u32* in, gw::u32* out, int count)
                                   (gw::u32)(gw::float_bits(x) == bits) << 2 | (gw::u32)(x == INFINITY) << 3);
 }
 GW_EXPORT(primitive_classify)
+
+/// From bits: the values of the low half as binary16 and as bfloat16; then the word, as a float, rounded to either.
+GW_KERNEL(256, 1) primitive_half(const gw::u32* in, gw::u32* out, int count) {
+    const int i = gw::opaque(linear_thread());
+    if (i >= count) return;
+    const gw::u32 bits = gw::load_global(in + i);
+    const gw::u16 low = static_cast<gw::u16>(bits);
+    gw::store_global(out + 4 * i, gw::float_bits(gw::float_from_f16(low)));
+    gw::store_global(out + 4 * i + 1, gw::float_bits(gw::float_from_bf16(low)));
+    gw::store_global(out + 4 * i + 2, gw::f16_from_float(gw::float_from_bits(bits)));
+    gw::store_global(out + 4 * i + 3, gw::bf16_from_float(gw::float_from_bits(bits)));
+}
+GW_EXPORT(primitive_half)

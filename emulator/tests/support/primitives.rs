@@ -102,6 +102,7 @@ macro_rules! for_each_case {
             fused_multiply_add_rounds_once
             maximum_prefers_numbers_to_nan
             classification_by_bits
+            sixteen_bit_floats_round_to_nearest_even
         }
     };
 }
@@ -426,5 +427,82 @@ pub fn classification_by_bits(device: &dyn Launcher) {
             | 1 << 2
             | u32::from(x == f32::INFINITY) << 3;
         assert_eq!(got, expected, "{bits:#010x}");
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- 16-bit floats
+
+/// The value of a format of 16 bits, `exponents` of them for the exponent.
+fn value_of_half(bits: u16, exponents: u32) -> f64 {
+    let (mantissas, bias) = (15 - exponents, (1i32 << (exponents - 1)) - 1);
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let mantissa = f64::from(bits & ((1 << mantissas) - 1)) / f64::from(1u32 << mantissas);
+    let exponent = i32::from(bits >> mantissas & ((1 << exponents) - 1));
+    match exponent {
+        0 => sign * mantissa * 2f64.powi(1 - bias),
+        e if e == (1 << exponents) - 1 => {
+            if mantissa == 0.0 {
+                sign * f64::INFINITY
+            } else {
+                f64::NAN
+            }
+        }
+        e => sign * (1.0 + mantissa) * 2f64.powi(e - bias),
+    }
+}
+
+pub fn sixteen_bit_floats_round_to_nearest_even(device: &dyn Launcher) {
+    // Every low half; as floats, words around every exponent, halfway cases among them.
+    let mut bits: Vec<u32> = (0..=0xffffu32).map(|low| low.rotate_left(16) | low).collect();
+    for exponent in 0..=0xffu32 {
+        for tail in [
+            0, 1, 0xfff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x7fff, 0x8000, 0x8001, 0x17fff, 0x18000, 0x7fefff,
+            0x7fffff,
+        ] {
+            bits.extend([exponent << 23 | tail, 1 << 31 | exponent << 23 | tail]);
+        }
+    }
+    bits.extend(words(90, 4096));
+    let blocks = u32::try_from(bits.len().div_ceil(256)).expect("few");
+    let call =
+        Call::new("primitive_half", blocks, 256).input(&bits).output::<u32>(4 * bits.len()).int(bits.len());
+    let out = call.run(device).read::<u32>(1);
+    for (&bits, out) in bits.iter().zip(out.chunks(4)) {
+        for (got, exponents) in [(out[0], 5), (out[1], 8)] {
+            let (got, want) = (f64::from(f32::from_bits(got)), value_of_half(bits as u16, exponents));
+            assert!(
+                got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                "{bits:#x}: {got} for {want}"
+            );
+        }
+        let x = f32::from_bits(bits);
+        for (got, exponents) in [(out[2], 5u32), (out[3], 8)] {
+            let got = u16::try_from(got).expect("16 bits");
+            if x.is_nan() {
+                assert_eq!(got, 0x7fff, "{bits:#x}");
+                continue;
+            }
+            // No neighbour is nearer, and where one is as near, the last bit is 0. Beyond the largest finite value lies
+            // infinity, which rounds as if it were the next number.
+            let overflow = 2f64.powi(1 << (exponents - 1));
+            let value = |bits: u16| {
+                let value = value_of_half(bits, exponents);
+                if value.is_infinite() { overflow.copysign(value) } else { value }
+            };
+            assert_eq!(got >> 15 == 1, x.is_sign_negative(), "{bits:#x}");
+            let error = (value(got) - f64::from(x).clamp(-overflow, overflow)).abs();
+            let magnitude = got & 0x7fff;
+            let neighbours = [magnitude.checked_sub(1), Some(magnitude + 1)];
+            for neighbour in neighbours.into_iter().flatten().map(|m| m | got & 0x8000) {
+                if value_of_half(neighbour, exponents).is_nan() {
+                    continue;
+                }
+                let other = (value(neighbour) - f64::from(x).clamp(-overflow, overflow)).abs();
+                assert!(
+                    error < other || error == other && got & 1 == 0,
+                    "{bits:#x} as {exponents}: {got:#x}"
+                );
+            }
+        }
     }
 }

@@ -1,5 +1,12 @@
 //! The kernels under the emulator, against f64, in the ways they could be wrong.
 
+mod banks;
+mod capture;
+mod device_values;
+mod formulas;
+mod general;
+mod inspect;
+mod placed;
 mod reference;
 
 use crate::attention::*;

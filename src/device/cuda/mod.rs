@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 mod compile;
+#[cfg(all(test, feature = "emulator"))]
+pub(crate) mod counting;
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulator;

@@ -1,7 +1,7 @@
 //! The adjoint sweep: undoes operations on ψ and λ together and collects ∂/∂angle of Re⟨λ|ψ⟩ on the way.
 
 use super::exec::{Code, Op, Sweep};
-use super::lanes::{Chunk, Lanes};
+use super::lanes::{Chunk, Float, Lanes};
 use super::lone;
 use super::sweep::{
     exchange, is_lower, role_number, roles, shear_imag, shear_real, wide_permutation, wide_rotation,
@@ -13,30 +13,32 @@ use super::vector::{Coefficients, Complex, Isa, Real, Routine, dispatch};
 ///
 /// The one place that compiles the loop, once per instruction set: it is large.
 #[inline(never)]
-pub(crate) fn undo(
-    psi: &mut [Chunk],
-    lambda: &mut [Chunk],
+pub(crate) fn undo<F: Float>(
+    psi: &mut [Chunk<F>],
+    lambda: &mut [Chunk<F>],
     sweeps: &[Sweep],
-    table: &[Lanes],
+    table: &[Lanes<F>],
     tile: u32,
-    gradients: &mut [Lanes],
+    gradients: &mut [Lanes<F>],
 ) {
     dispatch(Undo { psi, lambda, sweeps, table, tile, gradients });
 }
 
 /// The arguments of [`undo`]. Not a closure: one would not be inlined, and would miss the instruction set.
-struct Undo<'a> {
-    psi: &'a mut [Chunk],
-    lambda: &'a mut [Chunk],
+struct Undo<'a, F> {
+    psi: &'a mut [Chunk<F>],
+    lambda: &'a mut [Chunk<F>],
     sweeps: &'a [Sweep],
-    table: &'a [Lanes],
+    table: &'a [Lanes<F>],
     tile: u32,
-    gradients: &'a mut [Lanes],
+    gradients: &'a mut [Lanes<F>],
 }
 
-impl Routine for Undo<'_> {
+impl<F: Float> Routine for Undo<'_, F> {
+    type F = F;
+
     #[inline(always)]
-    fn run<S: Isa>(self, isa: S) {
+    fn run<S: Isa<F = F>>(self, isa: S) {
         let Self { psi, lambda, sweeps, table, tile, gradients } = self;
         for sweep in sweeps.iter().rev() {
             match sweep.registers {
@@ -62,12 +64,12 @@ const N: usize = 1 << super::ADJOINT_REGISTER_BITS;
 #[inline(always)]
 fn undo_sweep<S: Isa>(
     isa: S,
-    psi: &mut [Chunk],
-    lambda: &mut [Chunk],
+    psi: &mut [Chunk<S::F>],
+    lambda: &mut [Chunk<S::F>],
     sweep: &Sweep,
-    table: &[Lanes],
+    table: &[Lanes<S::F>],
     tile: u32,
-    gradients: &mut [Lanes],
+    gradients: &mut [Lanes<S::F>],
 ) {
     let mut base = 0u32;
     for set in 1..=1usize << sweep.bases.len() {
@@ -97,7 +99,7 @@ fn undo_op<S: Isa, const N: usize>(
     op: &Op,
     c: Coefficients<'_, S>,
     at: u64,
-    gradients: &mut [Lanes],
+    gradients: &mut [Lanes<S::F>],
 ) {
     let mut add = |which: usize, value: Real<S>| {
         if let Some(sum) = gradients.get_mut(op.gradient[which] as usize) {

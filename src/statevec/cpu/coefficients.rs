@@ -1,20 +1,56 @@
 //! Coefficient tables: the sines, cosines and matrix entries of every operation, one value per lane.
 
 use super::exec::{Code, Exec, Recipe};
-use super::lanes::{Chunk, Lanes, WIDTH, sin_cos};
+use super::lanes::{Chunk, Float, Lanes, WIDTH};
 use crate::statevec::lower::{Action, Lowered, odd_bits};
 use crate::statevec::parameter::{Angle, Variable};
-use num_complex::{Complex32, Complex64};
+use num_complex::Complex64;
+
+/// Real numbers in host memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Reals<'a> {
+    Single(&'a [f32]),
+    Double(&'a [f64]),
+}
+
+impl Reals<'_> {
+    #[inline(always)]
+    pub(crate) fn at(&self, index: usize) -> f64 {
+        match self {
+            Self::Single(values) => values[index].into(),
+            Self::Double(values) => values[index],
+        }
+    }
+
+    /// `scale·x + offset` of the number at each lane's index. The type is looked at once, outside the loop.
+    #[inline(always)]
+    fn affine(&self, index: impl Fn(usize) -> usize, angle: Angle) -> [f64; WIDTH] {
+        let mut out = [0.0; WIDTH];
+        match self {
+            Self::Single(values) => {
+                for l in 0..WIDTH {
+                    out[l] = angle.scale.mul_add(values[index(l)].into(), angle.offset);
+                }
+            }
+            Self::Double(values) => {
+                for l in 0..WIDTH {
+                    out[l] = angle.scale.mul_add(values[index(l)], angle.offset);
+                }
+            }
+        }
+        out
+    }
+}
 
 /// Parameter values in host memory.
 #[derive(Clone)]
 pub(crate) struct Values<'a> {
-    pub(crate) theta: &'a [f32],
+    pub(crate) theta: Reals<'a>,
     pub(crate) theta_step: usize,
     /// Task of each sample and the step from task to task, if theta has a row for each.
     pub(crate) tasks: Option<(Vec<usize>, usize)>,
     /// From sample 0's first value on.
-    pub(crate) inputs: &'a [f32],
+    pub(crate) inputs: Reals<'a>,
     pub(crate) sample_step: usize,
     pub(crate) input_step: usize,
     /// By slot.
@@ -22,9 +58,10 @@ pub(crate) struct Values<'a> {
 }
 
 /// Row-major matrices, one a sample.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Matrices<'a> {
-    pub(crate) values: &'a [Complex32],
+    /// Real and imaginary parts in turn.
+    pub(crate) values: Reals<'a>,
     pub(crate) sample_step: usize,
     pub(crate) row_step: usize,
 }
@@ -37,23 +74,13 @@ impl Values<'_> {
             None => [angle.offset; WIDTH],
             Some(Variable::Theta(i)) => {
                 if let Some((tasks, step)) = &self.tasks {
-                    let mut out = [0.0; WIDTH];
-                    for l in 0..WIDTH {
-                        let value = f64::from(self.theta[tasks[samples[l]] * step + i * self.theta_step]);
-                        out[l] = angle.scale.mul_add(value, angle.offset);
-                    }
-                    return out;
+                    return self.theta.affine(|l| tasks[samples[l]] * step + i * self.theta_step, angle);
                 }
-                let value = f64::from(self.theta[i * self.theta_step]);
+                let value = self.theta.at(i * self.theta_step);
                 [angle.scale.mul_add(value, angle.offset); WIDTH]
             }
             Some(Variable::Input(i)) => {
-                let mut out = [0.0; WIDTH];
-                for l in 0..WIDTH {
-                    let value = f64::from(self.inputs[samples[l] * self.sample_step + i * self.input_step]);
-                    out[l] = angle.scale.mul_add(value, angle.offset);
-                }
-                out
+                self.inputs.affine(|l| samples[l] * self.sample_step + i * self.input_step, angle)
             }
         }
     }
@@ -61,13 +88,13 @@ impl Values<'_> {
 
 /// The coefficients of one block of samples (or of one sample).
 #[derive(Clone, Debug)]
-pub(crate) struct Table {
-    pub(crate) lanes: Vec<Lanes>,
+pub(crate) struct Table<F> {
+    pub(crate) lanes: Vec<Lanes<F>>,
     /// Sign that the shears' range reduction has taken out of the state.
-    sign: Lanes,
+    sign: Lanes<F>,
 }
 
-impl Table {
+impl<F: Float> Table<F> {
     /// Everything that does not depend on the sample.
     pub(crate) fn new(exec: &Exec, lowered: &Lowered, values: &Values<'_>) -> Self {
         let mut table = Self { lanes: vec![Lanes::ZERO; exec.table], sign: Lanes::ONE };
@@ -82,7 +109,7 @@ impl Table {
         lowered: &Lowered,
         values: &Values<'_>,
         samples: &[usize; WIDTH],
-    ) -> Chunk {
+    ) -> Chunk<F> {
         let shared = self.sign;
         self.fill_where(exec, lowered, values, samples, true);
         let sign = std::mem::replace(&mut self.sign, shared);
@@ -93,7 +120,7 @@ impl Table {
                 phase[l] += term[l];
             }
         }
-        let (sin, cos) = sin_cos(&phase);
+        let (sin, cos) = F::sin_cos(&phase);
         Chunk { re: cos.mul(sign), im: sin.mul(sign) }
     }
 
@@ -120,17 +147,17 @@ impl Table {
                 (out[0], out[1]) = (cos, sin.mul(lane_signs(recipe.role_lanes[0])));
             }
             (Action::RotateReal(angle) | Action::RotateImag(angle), _) => {
-                let (mut sin, mut cos) = turned(values, *angle, samples, 0.5);
+                let (mut sin, mut cos) = turned::<F>(values, *angle, samples, 0.5);
                 // Shears amplify rounding without bound as θ/2 nears ±π: rotate by θ/2 ∓ π and keep the sign aside.
                 for l in 0..WIDTH {
-                    if cos.0[l] < 0.0 {
+                    if cos.0[l] < F::ZERO {
                         (sin.0[l], cos.0[l]) = (-sin.0[l], -cos.0[l]);
                         self.sign.0[l] = -self.sign.0[l];
                     }
                 }
                 let mut tan = Lanes::ZERO;
                 for l in 0..WIDTH {
-                    tan.0[l] = sin.0[l] / (1.0 + cos.0[l]);
+                    tan.0[l] = sin.0[l] / (F::ONE + cos.0[l]);
                 }
                 let signs = lane_signs(recipe.role_lanes[0]);
                 (out[0], out[1]) = (tan.mul(signs), sin.mul(signs));
@@ -191,8 +218,8 @@ impl Table {
 }
 
 /// The arguments of [`Table::fill_where`]. Not a closure: one would not be inlined, and would miss the instruction set.
-struct Fill<'a> {
-    table: &'a mut Table,
+struct Fill<'a, F> {
+    table: &'a mut Table<F>,
     exec: &'a Exec,
     lowered: &'a Lowered,
     values: &'a Values<'a>,
@@ -200,7 +227,7 @@ struct Fill<'a> {
     varying: bool,
 }
 
-impl pulp::NullaryFnOnce for Fill<'_> {
+impl<F: Float> pulp::NullaryFnOnce for Fill<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -227,26 +254,31 @@ fn varies(lowered: &Lowered, recipe: &Recipe, theta_varies: bool) -> bool {
 impl Matrices<'_> {
     fn entry(&self, sample: usize, row: usize, column: usize, adjoint: bool) -> Complex64 {
         let (row, column) = if adjoint { (column, row) } else { (row, column) };
-        let entry = self.values[sample * self.sample_step + row * self.row_step + column];
-        let entry = Complex64::new(entry.re.into(), entry.im.into());
+        let at = 2 * (sample * self.sample_step + row * self.row_step + column);
+        let entry = Complex64::new(self.values.at(at), self.values.at(at + 1));
         if adjoint { entry.conj() } else { entry }
     }
 }
 
 /// Sine and cosine of `factor ·` an angle.
 #[inline(always)]
-fn turned(values: &Values<'_>, angle: Angle, samples: &[usize; WIDTH], factor: f64) -> (Lanes, Lanes) {
+fn turned<F: Float>(
+    values: &Values<'_>,
+    angle: Angle,
+    samples: &[usize; WIDTH],
+    factor: f64,
+) -> (Lanes<F>, Lanes<F>) {
     let mut angles = values.angles(angle, samples);
     for angle in &mut angles {
         *angle *= factor;
     }
-    sin_cos(&angles)
+    F::sin_cos(&angles)
 }
 
 /// −1 in the lanes whose number has odd parity with `mask`.
 #[inline(always)]
-fn lane_signs(mask: u32) -> Lanes {
-    Lanes(std::array::from_fn(|lane| if odd_bits(mask & lane as u32) { -1.0 } else { 1.0 }))
+fn lane_signs<F: Float>(mask: u32) -> Lanes<F> {
+    Lanes(std::array::from_fn(|lane| if odd_bits(mask & lane as u32) { -F::ONE } else { F::ONE }))
 }
 
 /// Lanes whose number has odd parity with `mask`.
@@ -259,9 +291,9 @@ fn lane_roles(masks: &[u32], lane: usize) -> usize {
     masks.iter().enumerate().map(bit).sum()
 }
 
-fn put(out: &mut [Lanes], at: usize, entry: impl Fn(usize) -> Complex64) {
+fn put<F: Float>(out: &mut [Lanes<F>], at: usize, entry: impl Fn(usize) -> Complex64) {
     for lane in 0..WIDTH {
         let value = entry(lane);
-        (out[2 * at].0[lane], out[2 * at + 1].0[lane]) = (value.re as f32, value.im as f32);
+        (out[2 * at].0[lane], out[2 * at + 1].0[lane]) = (F::of(value.re), F::of(value.im));
     }
 }

@@ -1,35 +1,147 @@
-//! Sixteen f32 in the lanes of one vector: plain arrays, compiled for each instruction set by `pulp`'s dispatch.
+//! Sixteen numbers in the lanes of one vector: plain arrays, compiled for each instruction set by `pulp`'s dispatch.
 
+use super::vector::Routine;
+use crate::dtype::Element;
 use bytemuck::Zeroable;
+use std::cell::RefCell;
+use std::fmt::Debug;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::thread::LocalKey;
 
 /// Lanes of a [`Lanes`].
 pub(crate) const WIDTH: usize = 16;
 
-/// Sixteen f32.
-#[derive(Clone, Copy, Debug, Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct Lanes(pub(crate) [f32; WIDTH]);
-
-/// Sixteen complex amplitudes.
-#[derive(Clone, Copy, Debug, Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct Chunk {
-    pub(crate) re: Lanes,
-    pub(crate) im: Lanes,
+/// The precision of a run: f32 for c64 states, f64 for c128.
+pub(crate) trait Float:
+    Element
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+{
+    /// The matching complex element type.
+    type Complex: Element;
+    const ZERO: Self;
+    const ONE: Self;
+    fn of(x: f64) -> Self;
+    fn wide(self) -> f64;
+    /// `self·b + c`
+    fn fused(self, b: Self, c: Self) -> Self;
+    /// Sine and cosine of angles in radians.
+    fn sin_cos(angles: &[f64; WIDTH]) -> (Lanes<Self>, Lanes<Self>);
+    /// Runs a routine on the best instruction set of this machine.
+    fn dispatch<R: Routine<F = Self>>(routine: R);
+    /// A thread's memory for a block of states or a tile, kept from call to call.
+    fn scratch() -> &'static LocalKey<RefCell<Vec<Chunk<Self>>>>;
 }
 
-impl Lanes {
-    pub(crate) const ZERO: Self = Self([0.0; WIDTH]);
-    pub(crate) const ONE: Self = Self([1.0; WIDTH]);
+thread_local! {
+    static SINGLE: RefCell<Vec<Chunk<f32>>> = const { RefCell::new(Vec::new()) };
+    static DOUBLE: RefCell<Vec<Chunk<f64>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Float for f32 {
+    type Complex = num_complex::Complex32;
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
 
     #[inline(always)]
-    pub(crate) fn splat(x: f32) -> Self {
+    fn of(x: f64) -> Self {
+        x as Self
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self.into()
+    }
+
+    #[inline(always)]
+    fn fused(self, b: Self, c: Self) -> Self {
+        self.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn sin_cos(angles: &[f64; WIDTH]) -> (Lanes<Self>, Lanes<Self>) {
+        sin_cos(angles)
+    }
+
+    fn dispatch<R: Routine<F = Self>>(routine: R) {
+        super::vector::dispatch_f32(routine);
+    }
+
+    fn scratch() -> &'static LocalKey<RefCell<Vec<Chunk<Self>>>> {
+        &SINGLE
+    }
+}
+
+impl Float for f64 {
+    type Complex = num_complex::Complex64;
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn fused(self, b: Self, c: Self) -> Self {
+        self.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn sin_cos(angles: &[f64; WIDTH]) -> (Lanes<Self>, Lanes<Self>) {
+        (Lanes(angles.map(f64::sin)), Lanes(angles.map(f64::cos)))
+    }
+
+    fn dispatch<R: Routine<F = Self>>(routine: R) {
+        super::vector::dispatch_f64(routine);
+    }
+
+    fn scratch() -> &'static LocalKey<RefCell<Vec<Chunk<Self>>>> {
+        &DOUBLE
+    }
+}
+
+/// Sixteen numbers.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Lanes<F>(pub(crate) [F; WIDTH]);
+
+/// Sixteen complex amplitudes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Chunk<F> {
+    pub(crate) re: Lanes<F>,
+    pub(crate) im: Lanes<F>,
+}
+
+// SAFETY: an array of floats, for which all bits 0 is a value; padding, if there were any, may hold anything.
+#[allow(unsafe_code)]
+unsafe impl<F: Float> Zeroable for Lanes<F> {}
+// SAFETY: two of the above.
+#[allow(unsafe_code)]
+unsafe impl<F: Float> Zeroable for Chunk<F> {}
+
+impl<F: Float> Lanes<F> {
+    pub(crate) const ZERO: Self = Self([F::ZERO; WIDTH]);
+    pub(crate) const ONE: Self = Self([F::ONE; WIDTH]);
+
+    #[inline(always)]
+    pub(crate) fn splat(x: F) -> Self {
         Self([x; WIDTH])
     }
 
     #[inline(always)]
-    fn zip(self, b: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        let mut out = [0.0; WIDTH];
+    fn zip(self, b: Self, f: impl Fn(F, F) -> F) -> Self {
+        let mut out = [F::ZERO; WIDTH];
         for i in 0..WIDTH {
             out[i] = f(self.0[i], b.0[i]);
         }
@@ -54,9 +166,9 @@ impl Lanes {
     /// `self·b + c`
     #[inline(always)]
     pub(crate) fn fma(self, b: Self, c: Self) -> Self {
-        let mut out = [0.0; WIDTH];
+        let mut out = [F::ZERO; WIDTH];
         for i in 0..WIDTH {
-            out[i] = self.0[i].mul_add(b.0[i], c.0[i]);
+            out[i] = self.0[i].fused(b.0[i], c.0[i]);
         }
         Self(out)
     }
@@ -64,9 +176,9 @@ impl Lanes {
     /// `c − self·b`
     #[inline(always)]
     pub(crate) fn fnma(self, b: Self, c: Self) -> Self {
-        let mut out = [0.0; WIDTH];
+        let mut out = [F::ZERO; WIDTH];
         for i in 0..WIDTH {
-            out[i] = (-self.0[i]).mul_add(b.0[i], c.0[i]);
+            out[i] = (-self.0[i]).fused(b.0[i], c.0[i]);
         }
         Self(out)
     }
@@ -74,7 +186,7 @@ impl Lanes {
     /// Lane i takes lane `i ^ FLIP`.
     #[inline(always)]
     fn xor<const FLIP: usize>(self) -> Self {
-        let mut out = [0.0; WIDTH];
+        let mut out = [F::ZERO; WIDTH];
         for i in 0..WIDTH {
             out[i] = self.0[i ^ FLIP];
         }
@@ -102,7 +214,7 @@ impl Lanes {
     /// `self` in the lanes of `mask`, `other` elsewhere.
     #[inline(always)]
     pub(crate) fn select(self, mask: u32, other: Self) -> Self {
-        let mut out = [0.0; WIDTH];
+        let mut out = [F::ZERO; WIDTH];
         for i in 0..WIDTH {
             out[i] = if mask >> i & 1 == 1 { self.0[i] } else { other.0[i] };
         }
@@ -110,18 +222,18 @@ impl Lanes {
     }
 
     /// Sum of the lanes, pairwise.
-    pub(crate) fn sum(self) -> f32 {
+    pub(crate) fn sum(self) -> F {
         let mut v = self.0;
         for half in [8, 4, 2, 1] {
             for i in 0..half {
-                v[i] += v[i + half];
+                v[i] = v[i] + v[i + half];
             }
         }
         v[0]
     }
 }
 
-impl Chunk {
+impl<F: Float> Chunk<F> {
     pub(crate) const ZERO: Self = Self { re: Lanes::ZERO, im: Lanes::ZERO };
 
     /// `c · self` with every product rounded: for code outside the dispatched loops, where a fused product may be a call.
@@ -136,7 +248,7 @@ impl Chunk {
 
     /// |amplitude|² per lane.
     #[inline(always)]
-    pub(crate) fn norm(self) -> Lanes {
+    pub(crate) fn norm(self) -> Lanes<F> {
         self.re.fma(self.re, self.im.mul(self.im))
     }
 }
@@ -146,7 +258,7 @@ impl Chunk {
 /// # Source
 /// Degree 7 and 8 minimax polynomials on |x| ≤ π/4 as in Cephes `sinf`, `cosf`; error below 1 ulp.
 #[inline(always)]
-pub(crate) fn sin_cos(angles: &[f64; WIDTH]) -> (Lanes, Lanes) {
+fn sin_cos(angles: &[f64; WIDTH]) -> (Lanes<f32>, Lanes<f32>) {
     let (mut sine, mut cosine) = ([0.0f32; WIDTH], [0.0f32; WIDTH]);
     for i in 0..WIDTH {
         let turns = (angles[i] * std::f64::consts::FRAC_2_PI).round_ties_even();

@@ -9,9 +9,9 @@ use super::vector::{Coefficients, Complex, Isa};
 #[inline(always)]
 pub(super) fn run<S: Isa>(
     isa: S,
-    state: &mut [Chunk],
+    state: &mut [Chunk<S::F>],
     sweep: &Sweep,
-    table: &[Lanes],
+    table: &[Lanes<S::F>],
     tile: u32,
     backward: bool,
 ) {
@@ -43,7 +43,7 @@ struct Lone<'a, S: Isa> {
     op: &'a Op,
     at: u64,
     /// The elements of one register set before the operation.
-    old: &'a [Chunk; LONE_REGISTERS],
+    old: &'a [Chunk<S::F>; LONE_REGISTERS],
 }
 
 impl<S: Isa> Lone<'_, S> {
@@ -59,7 +59,7 @@ impl<S: Isa> Lone<'_, S> {
     }
 
     #[inline(always)]
-    fn permutation(&self, state: &mut [Chunk], base: u32, backward: bool) {
+    fn permutation(&self, state: &mut [Chunk<S::F>], base: u32, backward: bool) {
         let moves = &self.sweep.wides[self.op.wide as usize].moves[usize::from(backward)];
         for (j, &offset) in self.sweep.lone_offsets.iter().enumerate() {
             let active = self.sweep.lone_active_lanes(self.op, self.at, j);
@@ -74,7 +74,7 @@ impl<S: Isa> Lone<'_, S> {
 
     /// Four rows at a time: their sums hide each other's latency and share the columns they load.
     #[inline(always)]
-    fn matrix(&self, state: &mut [Chunk], base: u32, c: Coefficients<'_, S>, backward: bool) {
+    fn matrix(&self, state: &mut [Chunk<S::F>], base: u32, c: Coefficients<'_, S>, backward: bool) {
         const ROWS: usize = 4;
         let flips = &self.sweep.wides[self.op.wide as usize].flips;
         let offsets = &self.sweep.lone_offsets;

@@ -8,6 +8,7 @@ mod adjoint;
 mod batched;
 mod coefficients;
 mod exec;
+mod initial;
 mod lanes;
 mod lone;
 mod readout;
@@ -15,14 +16,15 @@ mod single;
 mod sweep;
 mod vector;
 
-pub(crate) use coefficients::{Matrices, Values};
+pub(crate) use coefficients::{Matrices, Reals, Values};
 pub(crate) use exec::Exec;
+pub(crate) use initial::{Initial, Rows};
+pub(crate) use lanes::Float;
 
 use super::lower::Lowered;
 use super::observables::StringGroup;
 use super::plan::{self, Shape};
 use crate::error::Result;
-use num_complex::Complex32;
 
 /// Most qubits of a state that shares its vectors with fifteen others: 16 · 2¹³ amplitudes are one megabyte.
 pub(crate) const BATCHED_QUBITS: usize = 13;
@@ -64,37 +66,59 @@ pub(crate) struct Call<'a> {
     pub(crate) lowered: &'a Lowered,
     pub(crate) forward: &'a Exec,
     pub(crate) values: Values<'a>,
-    /// Initial states and the step from one to the next; |0…0⟩ if there are none.
-    pub(crate) initial: Option<(&'a [Complex32], usize)>,
+    pub(crate) initial: Initial<'a>,
 }
 
 /// Where a forward run's result goes: rows of a caller's buffer, `row_step` elements apart.
-pub(crate) enum Output<'a> {
-    States(&'a mut [Complex32], usize),
-    Probabilities(&'a mut [f32], usize),
+pub(crate) enum Output<'a, F> {
+    /// Real and imaginary parts in turn.
+    States(&'a mut [[F; 2]], usize),
+    Probabilities(&'a mut [F], usize),
     /// One value per observable and row.
     Expectations {
-        out: &'a mut [f32],
+        out: &'a mut [F],
         row_step: usize,
         observables: usize,
         groups: &'a [StringGroup],
     },
 }
 
-/// An adjoint run: weights per sample and observable, and where the gradients go.
-pub(crate) struct Gradient<'a> {
+/// An adjoint run: what the result's gradient is.
+pub(crate) struct Gradient<'a, F> {
     pub(crate) exec: &'a Exec,
-    pub(crate) groups: &'a [StringGroup],
-    pub(crate) observables: usize,
-    /// `weights[sample · step + observable]`.
-    pub(crate) weights: &'a [f32],
-    pub(crate) weight_step: usize,
+    pub(crate) cotangent: Cotangent<'a, F>,
+    /// Whether the initial states' gradients are wanted.
+    pub(crate) initial: bool,
+    /// Whether the global phase's gradient is wanted: expectations do not have one.
+    pub(crate) phase: bool,
 }
 
-/// ∂/∂angle of every gradient accumulator, for every sample: `[batch][accumulator]`.
-pub(crate) type AngleGradients = Vec<f64>;
+/// The gradient that arrives from whatever uses the final states.
+pub(crate) enum Cotangent<'a, F> {
+    /// Of Σ weight·⟨observable⟩; `weights[sample · step + observable]`.
+    Observables { groups: &'a [StringGroup], observables: usize, weights: &'a [F], step: usize },
+    /// Of the amplitudes themselves, a row for each sample.
+    States { rows: &'a [[F; 2]], step: usize },
+}
 
-pub(crate) fn forward(call: &Call<'_>, output: Output<'_>) -> Result<()> {
+/// What an adjoint run gives.
+pub(crate) struct Gradients {
+    /// ∂/∂angle of every gradient accumulator, for every sample: `[batch][accumulator]`.
+    pub(crate) angles: Vec<f64>,
+    /// `[batch][2^qubits]`, re and im, or nothing if it was not asked for.
+    pub(crate) initial: Vec<[f64; 2]>,
+    /// By the global phase: `[batch]`, or nothing.
+    pub(crate) phase: Vec<f64>,
+}
+
+impl Gradients {
+    /// Zeros of the sizes asked for.
+    pub(crate) fn zeros(angles: usize, amplitudes: usize, phases: usize) -> Self {
+        Self { angles: vec![0.0; angles], initial: vec![[0.0; 2]; amplitudes], phase: vec![0.0; phases] }
+    }
+}
+
+pub(crate) fn forward<F: Float>(call: &Call<'_>, output: Output<'_, F>) -> Result<()> {
     if call.qubits > BATCHED_QUBITS {
         return single::forward(call, output);
     }
@@ -102,7 +126,7 @@ pub(crate) fn forward(call: &Call<'_>, output: Output<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn gradient(call: &Call<'_>, gradient: &Gradient<'_>) -> Result<AngleGradients> {
+pub(crate) fn gradient<F: Float>(call: &Call<'_>, gradient: &Gradient<'_, F>) -> Result<Gradients> {
     if call.qubits <= BATCHED_QUBITS {
         Ok(batched::gradient(call, gradient))
     } else {

@@ -1,24 +1,24 @@
 //! Pauli sums of a state, and λ = Oψ, on chunks.
 
-use super::lanes::{Chunk, Lanes, WIDTH};
+use super::lanes::{Chunk, Float, Lanes, WIDTH};
 use crate::statevec::lower::odd_bits;
 use crate::statevec::observables::StringGroup;
 
 /// Sums of a group's strings over some chunks of a state.
-pub(crate) struct Measure<'a, F> {
+pub(crate) struct Measure<'a, F, L> {
     /// All chunks.
-    pub(crate) state: &'a [Chunk],
+    pub(crate) state: &'a [Chunk<F>],
     pub(crate) group: &'a StringGroup,
     pub(crate) lane_bits: usize,
     /// The chunks from this one on are measured, as many as `values` has room for.
     pub(crate) first: usize,
-    pub(crate) values: &'a mut [Lanes],
+    pub(crate) values: &'a mut [Lanes<F>],
     /// Is given (string, Σ_x (−1)^{parity(mask & x)}·part(x)), x being the chunk number counted from `first`, and only the
     /// masks' bits from `lane_bits` to `values`' length.
-    pub(crate) leaf: F,
+    pub(crate) leaf: L,
 }
 
-impl<F: FnMut(usize, Lanes)> pulp::NullaryFnOnce for Measure<'_, F> {
+impl<F: Float, L: FnMut(usize, Lanes<F>)> pulp::NullaryFnOnce for Measure<'_, F, L> {
     type Output = ();
 
     #[inline(always)]
@@ -30,7 +30,13 @@ impl<F: FnMut(usize, Lanes)> pulp::NullaryFnOnce for Measure<'_, F> {
 
 /// What a group of strings reads of each amplitude: |ψ|², or a part of conj(ψ(x ⊕ d))·ψ(x).
 #[inline(always)]
-fn parts(state: &[Chunk], group: &StringGroup, lane_bits: usize, first: usize, out: &mut [Lanes]) {
+fn parts<F: Float>(
+    state: &[Chunk<F>],
+    group: &StringGroup,
+    lane_bits: usize,
+    first: usize,
+    out: &mut [Lanes<F>],
+) {
     let chunk = (group.direction >> lane_bits) as usize;
     let lane = group.direction & ((1 << lane_bits) - 1);
     for (i, part) in out.iter_mut().enumerate() {
@@ -47,11 +53,11 @@ fn parts(state: &[Chunk], group: &StringGroup, lane_bits: usize, first: usize, o
 /// A Walsh–Hadamard transform pruned to the masks wanted: about log₂(strings) + 2 additions a value, summed pairwise.
 /// `values` is used up.
 #[inline(always)]
-fn transform(
-    values: &mut [Lanes],
+fn transform<F: Float>(
+    values: &mut [Lanes<F>],
     group: &StringGroup,
     lane_bits: usize,
-    mut leaf: impl FnMut(usize, Lanes),
+    mut leaf: impl FnMut(usize, Lanes<F>),
 ) {
     let bits = values.len().trailing_zeros() as usize;
     let low = |string: usize| group.strings[string].mask >> lane_bits & ((1u32 << bits) - 1);
@@ -84,23 +90,23 @@ fn transform(
 }
 
 /// Σ over lanes of a value, with the sign of a mask's lane part. Pairwise.
-pub(crate) fn signed_sum(value: Lanes, mask: u32) -> f32 {
+pub(crate) fn signed_sum<F: Float>(value: Lanes<F>, mask: u32) -> F {
     Lanes(std::array::from_fn(|l| if odd_bits(mask & l as u32) { -value.0[l] } else { value.0[l] })).sum()
 }
 
 /// λ = Σ weight·(string)·ψ for the chunks from `first` on.
-pub(crate) struct ApplyObservables<'a> {
+pub(crate) struct ApplyObservables<'a, F> {
     /// All chunks of ψ.
-    pub(crate) state: &'a [Chunk],
+    pub(crate) state: &'a [Chunk<F>],
     pub(crate) groups: &'a [StringGroup],
     /// One value per lane for each observable.
-    pub(crate) weights: &'a [Lanes],
+    pub(crate) weights: &'a [Lanes<F>],
     pub(crate) lane_bits: usize,
     pub(crate) first: usize,
-    pub(crate) out: &'a mut [Chunk],
+    pub(crate) out: &'a mut [Chunk<F>],
 }
 
-impl pulp::NullaryFnOnce for ApplyObservables<'_> {
+impl<F: Float> pulp::NullaryFnOnce for ApplyObservables<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -110,13 +116,13 @@ impl pulp::NullaryFnOnce for ApplyObservables<'_> {
 }
 
 #[inline(always)]
-fn apply(
-    state: &[Chunk],
+fn apply<F: Float>(
+    state: &[Chunk<F>],
     groups: &[StringGroup],
-    weights: &[Lanes],
+    weights: &[Lanes<F>],
     lane_bits: usize,
     first: usize,
-    out: &mut [Chunk],
+    out: &mut [Chunk<F>],
 ) {
     let lanes = (1u32 << lane_bits) - 1;
     out.fill(Chunk::ZERO);
@@ -128,7 +134,7 @@ fn apply(
             for string in &group.strings {
                 // The string's parity is read where the amplitude comes from.
                 let odd = odd_bits(string.mask >> lane_bits & from as u32);
-                let c = if odd { -string.coefficient as f32 } else { string.coefficient as f32 };
+                let c = F::of(if odd { -string.coefficient } else { string.coefficient });
                 let weight = weights[string.observable];
                 factor = if string.mask & lanes == 0 {
                     weight.fma(Lanes::splat(c), factor)

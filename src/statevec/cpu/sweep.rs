@@ -1,7 +1,7 @@
 //! The inner loop: a sweep applies its operations to 8 registers of the state at a time.
 
 use super::exec::{ALL_LANES, Code, MAX_REGISTERS, Op, Sweep};
-use super::lanes::{Chunk, Lanes};
+use super::lanes::{Chunk, Float, Lanes};
 use super::lone;
 use super::vector::{Coefficients, Complex, Isa, Real, Routine, dispatch};
 
@@ -25,21 +25,23 @@ pub(super) use with_flip;
 ///
 /// The one place that compiles the loop, once per instruction set: it is large.
 #[inline(never)]
-pub(crate) fn run(state: &mut [Chunk], sweeps: &[Sweep], table: &[Lanes], tile: u32) {
+pub(crate) fn run<F: Float>(state: &mut [Chunk<F>], sweeps: &[Sweep], table: &[Lanes<F>], tile: u32) {
     dispatch(Run { state, sweeps, table, tile });
 }
 
 /// The arguments of [`run`]. Not a closure: one would not be inlined, and would miss the instruction set.
-struct Run<'a> {
-    state: &'a mut [Chunk],
+struct Run<'a, F> {
+    state: &'a mut [Chunk<F>],
     sweeps: &'a [Sweep],
-    table: &'a [Lanes],
+    table: &'a [Lanes<F>],
     tile: u32,
 }
 
-impl Routine for Run<'_> {
+impl<F: Float> Routine for Run<'_, F> {
+    type F = F;
+
     #[inline(always)]
-    fn run<S: Isa>(self, isa: S) {
+    fn run<S: Isa<F = F>>(self, isa: S) {
         for sweep in self.sweeps {
             match sweep.registers {
                 MAX_REGISTERS => {
@@ -52,7 +54,13 @@ impl Routine for Run<'_> {
 }
 
 #[inline(always)]
-fn run_sweep<S: Isa, const N: usize>(isa: S, state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
+fn run_sweep<S: Isa, const N: usize>(
+    isa: S,
+    state: &mut [Chunk<S::F>],
+    sweep: &Sweep,
+    table: &[Lanes<S::F>],
+    tile: u32,
+) {
     let mut base = 0u32;
     for set in 1..=1usize << sweep.bases.len() {
         let mut a = [Complex::zero(isa); N];
