@@ -55,7 +55,12 @@ impl<'a> Values<'a> {
         if device.backend() == Backend::Cpu {
             return Ok(Self::Borrowed(tensor.clone()));
         }
-        Ok(Self::Uploaded(Tensor::from_slice(device, &tensor.to_vec::<f32>()?, expected)?))
+        let copy = if dtype == DType::F64 {
+            Tensor::from_slice(device, &tensor.to_vec::<f64>()?, expected)?
+        } else {
+            Tensor::from_slice(device, &tensor.to_vec::<f32>()?, expected)?
+        };
+        Ok(Self::Uploaded(copy))
     }
 
     pub(crate) fn view(&self) -> Option<TensorRef<'_>> {
