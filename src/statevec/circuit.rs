@@ -447,7 +447,7 @@ fn parameters(gate: &Gate) -> impl Iterator<Item = Parameter> {
     list.into_iter().flatten()
 }
 
-fn inverse(gate: &Gate) -> Gate {
+pub(crate) fn inverse(gate: &Gate) -> Gate {
     let minus = |parameter: Parameter| parameter.scaled(-1.0);
     match gate {
         Gate::S => Gate::Sdg,

@@ -29,6 +29,7 @@ mod pauli;
 mod plan;
 mod problem;
 mod program;
+pub mod qasm;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;
 mod schedule;
