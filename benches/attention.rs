@@ -5,7 +5,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gatewarp::attention::{
-    AttentionGradientViews, AttentionOptions, AttentionSaved, attention_backward_into, attention_forward_into,
+    AttentionGradientViews, AttentionOptions, AttentionSaved, Workspace, attention_backward_into,
+    attention_forward_into,
 };
 use gatewarp::{TensorMut, TensorRef};
 use std::hint::black_box;
@@ -80,7 +81,15 @@ impl Tensors {
         let view = |data| TensorRef::from_slice(data, &case.shape());
         let mut o = TensorMut::from_slice(&mut self.o, &case.shape())?;
         let mut lse = TensorMut::from_slice(&mut self.lse, &case.shape()[..3])?;
-        attention_forward_into(&view(&self.q)?, &view(&self.k)?, &view(&self.v)?, &options, &mut o, &mut lse)
+        attention_forward_into(
+            &view(&self.q)?,
+            &view(&self.k)?,
+            &view(&self.v)?,
+            &options,
+            &mut o,
+            &mut lse,
+            Workspace::Allocate,
+        )
     }
 
     fn backward(&mut self, case: &Case) -> gatewarp::Result<()> {
@@ -97,6 +106,7 @@ impl Tensors {
             dk: Some(TensorMut::from_slice(&mut self.dk, &case.shape())?),
             dv: Some(TensorMut::from_slice(&mut self.dv, &case.shape())?),
             drow_scale: None,
+            ..Default::default()
         };
         attention_backward_into(
             &view(&self.q)?,
@@ -105,6 +115,7 @@ impl Tensors {
             &saved,
             &options,
             gradients,
+            Workspace::Allocate,
         )
     }
 

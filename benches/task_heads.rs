@@ -6,7 +6,7 @@
 //! device, `GATEWARP_BENCH_ROUNDS` how often.
 
 use gatewarp::attention::{
-    AttentionGradientViews, AttentionOptions, AttentionSaved, WantGradients, attention_backward,
+    AttentionGradientViews, AttentionOptions, AttentionSaved, WantGradients, Workspace, attention_backward,
     attention_backward_into, attention_forward, attention_forward_into,
 };
 use gatewarp::task_heads::{
@@ -83,7 +83,17 @@ impl Problem {
     fn dense_forward(&self, y: &mut Tensor, lse: &mut Tensor) -> Result<f64> {
         let (q, k, v) = (self.q.view(), self.k.view(), self.v.view());
         let options = AttentionOptions::default();
-        self.time(|| attention_forward_into(&q, &k, &v, &options, &mut y.view_mut(), &mut lse.view_mut()))
+        self.time(|| {
+            attention_forward_into(
+                &q,
+                &k,
+                &v,
+                &options,
+                &mut y.view_mut(),
+                &mut lse.view_mut(),
+                Workspace::Allocate,
+            )
+        })
     }
 
     fn gated_forward(&self, gates: &Tensor, out: &mut TaskHeadsOutput) -> Result<f64> {
@@ -114,8 +124,9 @@ impl Problem {
                 dk: Some(dk.view_mut()),
                 dv: Some(dv.view_mut()),
                 drow_scale: None,
+                ..Default::default()
             };
-            attention_backward_into(&q, &k, &v, &saved, &options, views)
+            attention_backward_into(&q, &k, &v, &saved, &options, views, Workspace::Allocate)
         })
     }
 

@@ -26,12 +26,15 @@ pub enum DType {
     U32,
     /// Signed 64-bit ids and lengths.
     I64,
+    /// Bytes: boolean masks (0 is false) and workspaces.
+    U8,
 }
 
 impl DType {
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
+            Self::U8 => 1,
             Self::F16 | Self::BF16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F64 | Self::C64 | Self::I64 => 8,
@@ -57,6 +60,7 @@ impl fmt::Display for DType {
             Self::I32 => "i32",
             Self::U32 => "u32",
             Self::I64 => "i64",
+            Self::U8 => "u8",
         })
     }
 }
@@ -77,4 +81,4 @@ macro_rules! element {
         impl Element for $rust { const DTYPE: DType = DType::$dtype; }
     )*};
 }
-element!(f32 => F32, f16 => F16, bf16 => BF16, f64 => F64, Complex32 => C64, Complex64 => C128, i32 => I32, u32 => U32, i64 => I64);
+element!(f32 => F32, f16 => F16, bf16 => BF16, f64 => F64, Complex32 => C64, Complex64 => C128, i32 => I32, u32 => U32, i64 => I64, u8 => U8);

@@ -11,23 +11,23 @@ use crate::tensor::{Tensor, TensorRef};
 pub(crate) enum Ids<'a> {
     /// The caller's tensor.
     Borrowed(TensorRef<'a>),
-    /// A host tensor copied to the device.
-    Uploaded(Tensor),
+    /// A host tensor copied to the device, and its values.
+    Uploaded(Tensor, Vec<i64>),
 }
 
 impl<'a> Ids<'a> {
-    /// Checks `ids` (`[batch]`, integer, on `device` or the host), checks its values with `valid` if the host can see them,
+    /// Checks `ids` (of `shape`, integer, on `device` or the host), checks its values with `valid` if the host can see them,
     /// and brings them to `device`.
     pub(crate) fn new(
         op: &'static str,
         arg: &'static str,
         ids: &TensorRef<'a>,
-        batch: usize,
+        shape: &[usize],
         device: &Device,
         valid: impl Fn(i64) -> Result<()>,
     ) -> Result<Self> {
-        if ids.shape() != [batch] {
-            return Err(Error::shape(op, arg, format!("[{batch}]"), ids.shape()));
+        if ids.shape() != shape {
+            return Err(Error::shape(op, arg, format!("{shape:?}"), ids.shape()));
         }
         if !ids.dtype().is_integer() {
             return Err(Error::DType { op, arg, expected: "i32, u32 or i64".into(), got: ids.dtype() });
@@ -41,7 +41,7 @@ impl<'a> Ids<'a> {
             // Saturation keeps the meaning: every use compares against sizes below 2³¹.
             let narrow: Vec<i32> =
                 values.iter().map(|&v| v.clamp(i32::MIN.into(), i32::MAX.into()) as i32).collect();
-            return Ok(Self::Uploaded(Tensor::from_slice(device, &narrow, &[batch])?));
+            return Ok(Self::Uploaded(Tensor::from_slice(device, &narrow, shape)?, values));
         }
         if !ids.device().is_same(device) {
             let (expected, got) = (device.name(), ids.device().name());
@@ -54,7 +54,16 @@ impl<'a> Ids<'a> {
     pub(crate) fn view(&self) -> TensorRef<'_> {
         match self {
             Self::Borrowed(view) => view.clone(),
-            Self::Uploaded(tensor) => tensor.view(),
+            Self::Uploaded(tensor, _) => tensor.view(),
+        }
+    }
+
+    /// The values in row-major order, if the caller gave them in host memory.
+    pub(crate) fn visible(&self) -> Result<Option<Vec<i64>>> {
+        match self {
+            Self::Uploaded(_, values) => Ok(Some(values.clone())),
+            Self::Borrowed(view) if view.device().backend() == Backend::Cpu => host_values(view).map(Some),
+            Self::Borrowed(_) => Ok(None),
         }
     }
 

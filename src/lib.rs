@@ -6,6 +6,7 @@
 //! | [`attention`] | scaled-dot-product attention, forward and backward |
 //! | [`task_heads`] | attention under a gate per task and head; a head with gate 0 is not computed |
 //! | [`statevec`] | circuits compiled once, run on batches of states |
+//! | [`random`] | counter-based random words, the same on every backend |
 //! | [`tensor`] | tensors that own memory, and strided views of anybody's |
 //! | [`device`] | the CPU, wgpu and CUDA devices of this machine |
 //! | [`conformance`] | one suite that checks any device against plain f64 loops |
@@ -22,8 +23,11 @@ pub mod device;
 mod dtype;
 mod error;
 mod ids;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod launch;
 mod layout;
 pub mod manifest;
+pub mod random;
 pub mod statevec;
 pub mod task_heads;
 pub mod tensor;

@@ -5,7 +5,7 @@ mod support;
 
 use gatewarp::attention::{
     ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, QueryOffset, WantGradients,
-    attention_backward, attention_backward_into, attention_forward, attention_forward_into,
+    Workspace, attention_backward, attention_backward_into, attention_forward, attention_forward_into,
 };
 use gatewarp::{Backend, DType, Device, Error, Layout, Result, Tensor, TensorMut, TensorRef};
 use std::process::ExitCode;
@@ -122,7 +122,15 @@ impl Scene {
     /// A forward call with the good inputs, but these options.
     fn forward(&mut self, options: &AttentionOptions<'_>) -> Result<()> {
         let (q, k, v) = (self.q.view(), self.k.view(), self.v.view());
-        attention_forward_into(&q, &k, &v, options, &mut self.o.view_mut(), &mut self.lse.view_mut())
+        attention_forward_into(
+            &q,
+            &k,
+            &v,
+            options,
+            &mut self.o.view_mut(),
+            &mut self.lse.view_mut(),
+            Workspace::Allocate,
+        )
     }
 
     /// Nothing was written, nothing was changed, and the device still computes.
@@ -170,7 +178,15 @@ fn attention_forward_refuses(device: &TestDevice) -> std::result::Result<(), Str
         let q = if arg == "q" { other.clone() } else { scene.q.view() };
         let k = if arg == "k" { other.clone() } else { scene.k.view() };
         let v = if arg == "v" { other.clone() } else { scene.v.view() };
-        attention_forward_into(&q, &k, &v, &plain, &mut scene.o.view_mut(), &mut scene.lse.view_mut())?;
+        attention_forward_into(
+            &q,
+            &k,
+            &v,
+            &plain,
+            &mut scene.o.view_mut(),
+            &mut scene.lse.view_mut(),
+            Workspace::Allocate,
+        )?;
         attention_forward(&q, &k, &v, &plain).map(|_| ())
     };
     let shapes: &[(&str, &[usize], Want)] = &[
@@ -222,7 +238,7 @@ fn attention_forward_refuses(device: &TestDevice) -> std::result::Result<(), Str
     }
 
     for (name, scale) in [("NaN", f32::NAN), ("∞", f32::INFINITY), ("−∞", f32::NEG_INFINITY)] {
-        let options = AttentionOptions { scale: Some(scale), ..AttentionOptions::default() };
+        let options = AttentionOptions { scale: Some(scale.into()), ..AttentionOptions::default() };
         refused(&format!("scale {name}"), scene.forward(&options), Argument("scale"))?;
     }
     lists_are_checked(&mut scene)?;
@@ -269,7 +285,15 @@ fn lists_are_checked(scene: &mut Scene) -> std::result::Result<(), String> {
 fn outputs_are_checked(device: &Device, scene: &Scene) -> std::result::Result<(), String> {
     let plain = AttentionOptions::default();
     let into = |o: &mut TensorMut<'_>, lse: &mut TensorMut<'_>| {
-        attention_forward_into(&scene.q.view(), &scene.k.view(), &scene.v.view(), &plain, o, lse)
+        attention_forward_into(
+            &scene.q.view(),
+            &scene.k.view(),
+            &scene.v.view(),
+            &plain,
+            o,
+            lse,
+            Workspace::Allocate,
+        )
     };
     let (mut o, mut lse) = (tensor(device, &O), tensor(device, &LSE));
     let mut long = tensor(device, &[BATCH, Q_HEADS, Q_LEN + 1, VALUE_DIM]);
@@ -302,7 +326,15 @@ fn attention_backward_refuses(device: &TestDevice) -> std::result::Result<(), St
     let wrong_rows = tensor(device, &[BATCH, Q_HEADS, Q_LEN + 1]);
     let double = Tensor::zeros(device, DType::F64, &O).map_err(|error| error.to_string())?;
     let backward = |saved: &AttentionSaved<'_>, views: AttentionGradientViews<'_>| {
-        attention_backward_into(&scene.q.view(), &scene.k.view(), &scene.v.view(), saved, &plain, views)
+        attention_backward_into(
+            &scene.q.view(),
+            &scene.k.view(),
+            &scene.v.view(),
+            saved,
+            &plain,
+            views,
+            Workspace::Allocate,
+        )
     };
     let saved = || AttentionSaved {
         o: good_o.view(),
@@ -337,7 +369,7 @@ fn attention_backward_refuses(device: &TestDevice) -> std::result::Result<(), St
     for (name, views, want) in wrong {
         refused(name, backward(&saved(), views), want)?;
     }
-    let options = AttentionOptions { scale: Some(f32::NAN), ..AttentionOptions::default() };
+    let options = AttentionOptions { scale: Some(f64::NAN), ..AttentionOptions::default() };
     let (q, k, v) = (scene.q.view(), scene.k.view(), scene.v.view());
     let result = attention_backward(&q, &k, &v, &saved(), &options, WantGradients::default());
     refused("scale NaN", result, Argument("scale"))?;

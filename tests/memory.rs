@@ -1,7 +1,8 @@
 //! Attention's memory beyond its inputs and outputs does not grow with the square of the sequence.
 
 use gatewarp::attention::{
-    AttentionGradientViews, AttentionOptions, AttentionSaved, attention_backward_into, attention_forward_into,
+    AttentionGradientViews, AttentionOptions, AttentionSaved, Workspace, attention_backward_into,
+    attention_forward_into,
 };
 use gatewarp::{DType, Device, Tensor};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -73,8 +74,17 @@ fn attention_needs_no_more_than_its_tiles() {
     let options = AttentionOptions { causal: true, ..AttentionOptions::default() };
     let (q, k, v) = (q.view(), k.view(), v.view());
 
-    let (result, forward) =
-        rise(|| attention_forward_into(&q, &k, &v, &options, &mut o.view_mut(), &mut lse.view_mut()));
+    let (result, forward) = rise(|| {
+        attention_forward_into(
+            &q,
+            &k,
+            &v,
+            &options,
+            &mut o.view_mut(),
+            &mut lse.view_mut(),
+            Workspace::Allocate,
+        )
+    });
     result.unwrap();
     let saved = AttentionSaved { o: o.view(), lse: lse.view(), grad_o: grad_o.view(), grad_lse: None };
     let gradients = AttentionGradientViews {
@@ -82,8 +92,10 @@ fn attention_needs_no_more_than_its_tiles() {
         dk: Some(dk.view_mut()),
         dv: Some(dv.view_mut()),
         drow_scale: None,
+        ..Default::default()
     };
-    let (result, backward) = rise(|| attention_backward_into(&q, &k, &v, &saved, &options, gradients));
+    let (result, backward) =
+        rise(|| attention_backward_into(&q, &k, &v, &saved, &options, gradients, Workspace::Allocate));
     result.unwrap();
 
     println!(

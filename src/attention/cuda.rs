@@ -1,9 +1,11 @@
 //! CUDA: which variant runs, what its launch gets. The kernels are in kernels/attention/{forward,backward}.cu.
 
+use super::features::Capabilities;
 use super::{Backward, Forward, Problem};
 use crate::attention::problem::Offset;
 use crate::device::Backend;
 use crate::device::cuda::CudaDevice;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ids::Ids;
 use crate::manifest::attention::cuda::{
@@ -11,6 +13,10 @@ use crate::manifest::attention::cuda::{
 };
 use crate::tensor::{Memory, TensorMut, TensorRef};
 use bytemuck::{Pod, Zeroable};
+
+/// What these kernels can do.
+pub(super) const CAPABILITIES: Capabilities =
+    Capabilities { backend: Backend::Cuda, dtypes: &[DType::F32], dim: 128, features: &[] };
 
 /// Longest sequence: positions, even of the rows that pad a tile, then fit 32 bits.
 const LENGTH_LIMIT: usize = (1 << 30) - 64;
@@ -191,7 +197,7 @@ impl Arguments {
             offset,
             kv_len_kind,
             offset_kind,
-            scale: problem.scale,
+            scale: problem.scale as f32,
             vectors: vectors
                 | vector_bit(vectors::Q, &problem.q)
                 | vector_bit(vectors::K, &problem.k)
@@ -228,6 +234,15 @@ fn grid(device: &CudaDevice, items: usize, listed: bool) -> [u32; 3] {
     let all = u32::try_from(items).unwrap_or(u32::MAX).min(i32::MAX as u32);
     let resident = device.multiprocessors().saturating_mul(BLOCKS_PER_MULTIPROCESSOR);
     [if listed { all.min(resident) } else { all }, 1, 1]
+}
+
+pub(super) fn forward_workspace(_: &CudaDevice, _: &Problem<'_>) -> Result<usize> {
+    Ok(0)
+}
+
+/// δ of every row.
+pub(super) fn backward_workspace(_: &CudaDevice, problem: &Problem<'_>) -> Result<usize> {
+    Ok(problem.batch * problem.q_heads * problem.q_len * size_of::<f32>())
 }
 
 pub(super) fn forward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Fused scaled-dot-product attention, forward and backward.
 //!
-//! `o_i = Σ_j softmax_j(scale·⟨q_i, k_j⟩) v_j` with grouped-query heads, causal masks, per-sample key lengths and any strides.
-//! The softmax runs over tiles of keys (online), so memory is O(S), never O(S²).
+//! `o_i = Σ_j softmax_j(z_ij) v_j`, where `z` is a [`Score`] of query and key with masks, bias and caps as [`AttentionOptions`]
+//! says, for grouped-query heads and any strides. The softmax runs over tiles of keys (online), so memory is O(S), never O(S²).
 //!
 //! - [`attention_forward`] allocates its outputs; [`attention_forward_into`] writes into views of the caller's.
 //! - [`attention_backward`] computes the gradients asked for, from `o` and `lse` of the forward pass.
@@ -12,72 +12,31 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod features;
+mod options;
 mod problem;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
+pub use options::{
+    ActiveHeads, AttentionOptions, Dropout, QueryOffset, Score, Seed, Sequences, Window, Workspace,
+};
 pub(crate) use problem::{Backward, Forward, Problem};
 
 use crate::device::{Device, Kind};
-use crate::dtype::DType;
 use crate::error::Result;
 use crate::tensor::{Tensor, TensorMut, TensorRef};
-
-/// Where query row 0 stands among the keys. Query `i` is at `position = offset + i`; a causal mask lets it see keys up to there.
-#[derive(Clone, Debug, Default)]
-pub enum QueryOffset<'a> {
-    /// `kv_len − q_len`, per sample: the last query sees the last key.
-    #[default]
-    BottomRight,
-    /// The same offset for every sample. 0 is PyTorch's `is_causal`.
-    At(i64),
-    /// One offset per sample, `[batch]` integers.
-    PerSample(TensorRef<'a>),
-}
-
-/// What may attend to what, and how scores are scaled.
-#[derive(Clone, Debug, Default)]
-pub struct AttentionOptions<'a> {
-    /// Multiplies every score. Default `1/√head_dim`.
-    pub scale: Option<f32>,
-    /// Query `i` sees only keys `j ≤ position_i`.
-    pub causal: bool,
-    /// Position of the first query. Has no effect without `causal`.
-    pub query_offset: QueryOffset<'a>,
-    /// Keys at and beyond this index do not exist, per sample: `[batch]` integers in `0..=key length`.
-    pub kv_len: Option<TensorRef<'a>>,
-    /// Restricts the launch to some (sample, head) pairs and scales their output rows.
-    pub heads: Option<ActiveHeads<'a>>,
-}
-
-/// The (sample, head) pairs a launch covers, all in device memory: nothing here is read by the host.
-///
-/// A pair is numbered `b·heads + h`. Of other pairs q, k and v are not read, `o`, `lse` and `drow_scale` are not written, and
-/// their share of dq, dk and dv is 0.
-#[derive(Clone, Debug)]
-pub struct ActiveHeads<'a> {
-    /// `[batch · q_heads]` u32: the active pairs, ascending, then the others.
-    pub order: TensorRef<'a>,
-    /// `[batch · kv_heads]` u32: the (sample, key head) pairs some active query head reads, ascending, then the others.
-    pub kv_order: TensorRef<'a>,
-    /// `[2]` u32: how many of `order` and of `kv_order` are active.
-    pub counts: TensorRef<'a>,
-    /// `[batch, q_heads]` u32: 1 where the pair is active.
-    pub active: TensorRef<'a>,
-    /// `[batch, q_heads, q_len]` f32 (strides of 0 repeat): each output row is multiplied by this.
-    pub row_scale: TensorRef<'a>,
-}
 
 /// What a forward pass returns.
 #[derive(Debug)]
 pub struct AttentionOutput {
-    /// `[batch, q_heads, q_len, value_dim]`.
+    /// `[batch, q_heads, q_len, value_dim]`, of the queries' type.
     pub o: Tensor,
-    /// `[batch, q_heads, q_len]` f32: natural logarithm of Σ_j e^{z_ij}; −∞ where there is nothing to attend to.
+    /// `[batch, q_heads, q_len]` f32 (f64 with f64 queries): natural logarithm of Σ_j e^{z_ij}; −∞ where there is nothing to attend to.
     pub lse: Tensor,
 }
 
-/// Which gradients to compute.
+/// Which gradients to compute. The default is those of q, k and v.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WantGradients {
     /// Gradient of the queries.
@@ -86,37 +45,103 @@ pub struct WantGradients {
     pub dk: bool,
     /// Gradient of the values.
     pub dv: bool,
+    /// Gradient of [`AttentionOptions::bias`].
+    pub dbias: bool,
+    /// Gradient of [`AttentionOptions::sinks`].
+    pub dsinks: bool,
+    /// Gradient of [`AttentionOptions::alibi`].
+    pub dalibi: bool,
+    /// Gradient of the weights of [`Score::Additive`].
+    pub dw: bool,
+    /// Gradient of the scale, or of `gamma` under [`Score::Gaussian`].
+    pub dscale: bool,
+}
+
+impl WantGradients {
+    /// No gradient.
+    pub const NONE: Self = Self {
+        dq: false,
+        dk: false,
+        dv: false,
+        dbias: false,
+        dsinks: false,
+        dalibi: false,
+        dw: false,
+        dscale: false,
+    };
 }
 
 impl Default for WantGradients {
     fn default() -> Self {
-        Self { dq: true, dk: true, dv: true }
+        Self { dq: true, dk: true, dv: true, ..Self::NONE }
     }
 }
 
-/// What a backward pass returns: the gradients asked for, each with its input's shape.
-#[derive(Debug)]
+/// What a backward pass returns: the gradients asked for, each with its input's shape and element type.
+#[derive(Debug, Default)]
 pub struct AttentionGradients {
-    /// `[batch, q_heads, q_len, head_dim]`.
+    /// As q.
     pub dq: Option<Tensor>,
-    /// `[batch, kv_heads, kv_len, head_dim]`.
+    /// As k.
     pub dk: Option<Tensor>,
-    /// `[batch, kv_heads, kv_len, value_dim]`.
+    /// As v.
     pub dv: Option<Tensor>,
+    /// As the bias, summed over the dimensions along which it is repeated.
+    pub dbias: Option<Tensor>,
+    /// `[q_heads]`.
+    pub dsinks: Option<Tensor>,
+    /// `[q_heads]`.
+    pub dalibi: Option<Tensor>,
+    /// As the additive weights.
+    pub dw: Option<Tensor>,
+    /// `[1]`, of lse's type: derivative by the scale, by `gamma` under [`Score::Gaussian`].
+    pub dscale: Option<Tensor>,
 }
 
-/// Where a backward pass writes. A `None` is not computed.
+/// Where a backward pass writes; shapes as in [`AttentionGradients`]. A `None` is not computed.
 #[derive(Debug, Default)]
 pub struct AttentionGradientViews<'a> {
-    /// `[batch, q_heads, q_len, head_dim]`.
+    /// As q.
     pub dq: Option<TensorMut<'a>>,
-    /// `[batch, kv_heads, kv_len, head_dim]`.
+    /// As k.
     pub dk: Option<TensorMut<'a>>,
-    /// `[batch, kv_heads, kv_len, value_dim]`.
+    /// As v.
     pub dv: Option<TensorMut<'a>>,
-    /// `[batch, q_heads, q_len]` f32: derivative by [`ActiveHeads::row_scale`], Σ_j p_ij⟨do_i, v_j⟩. Needs `heads`; rows of
-    /// inactive pairs are not written.
+    /// As the bias.
+    pub dbias: Option<TensorMut<'a>>,
+    /// `[q_heads]`.
+    pub dsinks: Option<TensorMut<'a>>,
+    /// `[q_heads]`.
+    pub dalibi: Option<TensorMut<'a>>,
+    /// As the additive weights.
+    pub dw: Option<TensorMut<'a>>,
+    /// `[1]`.
+    pub dscale: Option<TensorMut<'a>>,
+    /// `[batch, q_heads, q_len]` of lse's type: derivative by [`ActiveHeads::row_scale`], Σ_j p_ij⟨do_i, v_j⟩. Needs `heads`; rows
+    /// of inactive pairs are not written.
     pub drow_scale: Option<TensorMut<'a>>,
+}
+
+impl AttentionGradientViews<'_> {
+    /// The views by argument name.
+    fn named(&self) -> [(&'static str, Option<&TensorMut<'_>>); 9] {
+        [
+            ("dq", self.dq.as_ref()),
+            ("dk", self.dk.as_ref()),
+            ("dv", self.dv.as_ref()),
+            ("dbias", self.dbias.as_ref()),
+            ("dsinks", self.dsinks.as_ref()),
+            ("dalibi", self.dalibi.as_ref()),
+            ("dw", self.dw.as_ref()),
+            ("dscale", self.dscale.as_ref()),
+            ("drow_scale", self.drow_scale.as_ref()),
+        ]
+    }
+
+    /// Whether a gradient of an option is asked for.
+    fn wants_options(&self) -> bool {
+        [&self.dbias, &self.dsinks, &self.dalibi, &self.dw, &self.dscale].into_iter().any(Option::is_some)
+    }
 }
 
 /// Inputs of a backward pass beside q, k and v.
@@ -134,9 +159,10 @@ pub struct AttentionSaved<'a> {
 
 /// Attention of every query over the keys it may see.
 ///
-/// `q [batch, q_heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`, `v [batch, kv_heads, kv_len, value_dim]`, f32;
-/// `q_heads` is a multiple of `kv_heads` and query head h reads key head `h / (q_heads / kv_heads)`. The last dimension is
-/// contiguous, other strides are free. A query that sees no key gets `o = 0`, `lse = −∞`, whatever k and v hold.
+/// `q [batch, q_heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`, `v [batch, kv_heads, kv_len, value_dim]`, all
+/// f32, f16, bf16 or f64 ([`Sequences`] has the other ways to store them); `q_heads` is a multiple of `kv_heads` and query head h
+/// reads key head `h / (q_heads / kv_heads)`. The last dimension is contiguous, other strides are free. A query that sees no key
+/// gets `o = 0`, `lse = −∞` (its sink, if there is one), whatever k and v hold.
 /// FLOPs: `2·batch·q_heads·q_len·kv_len·(head_dim + value_dim)`, about half when causal.
 ///
 /// # Errors
@@ -153,16 +179,18 @@ pub fn attention_forward(
     options: &AttentionOptions<'_>,
 ) -> Result<AttentionOutput> {
     let problem = Problem::new("attention_forward", q, k, v, options)?;
-    let mut o = Tensor::zeros(q.device(), DType::F32, &problem.o_shape())?;
-    let mut lse = Tensor::zeros(q.device(), DType::F32, &problem.lse_shape())?;
-    run_forward(&problem, &mut o.view_mut(), &mut lse.view_mut())?;
+    let mut o = Tensor::zeros(q.device(), problem.dtype, &problem.o_shape())?;
+    let mut lse = Tensor::zeros(q.device(), problem.accumulator, &problem.lse_shape())?;
+    run_forward(&problem, &mut o.view_mut(), &mut lse.view_mut(), Workspace::Allocate)?;
     Ok(AttentionOutput { o, lse })
 }
 
-/// [`attention_forward`] into views of the caller's: `o [batch, q_heads, q_len, value_dim]`, `lse [batch, q_heads, q_len]`.
+/// [`attention_forward`] into views of the caller's: `o` of q's type with v's last dimension, `lse` f32 (f64 with f64 queries).
+/// With a workspace of [`attention_forward_workspace`] bytes, and lengths in device memory, nothing is allocated.
 ///
 /// # Errors
-/// As [`attention_forward`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) if an output overlaps an input.
+/// As [`attention_forward`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) if an output overlaps an input or the
+/// workspace is too small.
 pub fn attention_forward_into(
     q: &TensorRef<'_>,
     k: &TensorRef<'_>,
@@ -170,15 +198,28 @@ pub fn attention_forward_into(
     options: &AttentionOptions<'_>,
     o: &mut TensorMut<'_>,
     lse: &mut TensorMut<'_>,
+    workspace: Workspace<'_>,
 ) -> Result<()> {
     let problem = Problem::new("attention_forward", q, k, v, options)?;
-    run_forward(&problem, o, lse)
+    run_forward(&problem, o, lse, workspace)
 }
 
-fn run_forward(problem: &Problem<'_>, o: &mut TensorMut<'_>, lse: &mut TensorMut<'_>) -> Result<()> {
-    let mut call = Forward { o: o.reborrow(), lse: lse.reborrow() };
+fn run_forward(
+    problem: &Problem<'_>,
+    o: &mut TensorMut<'_>,
+    lse: &mut TensorMut<'_>,
+    workspace: Workspace<'_>,
+) -> Result<()> {
+    let mut call = Forward { o: o.reborrow(), lse: lse.reborrow(), workspace };
     problem.check_forward(&call)?;
-    if problem.batch * problem.q_heads * problem.q_len == 0 {
+    match &problem.q.device().0 {
+        Kind::Cpu => problem.within(&cpu::CAPABILITIES, None)?,
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(_) => problem.within(&wgpu::CAPABILITIES, None)?,
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(_) => problem.within(&cuda::CAPABILITIES, None)?,
+    }
+    if problem.has_no_rows() {
         return Ok(());
     }
     match &problem.q.device().0 {
@@ -197,7 +238,8 @@ fn run_forward(problem: &Problem<'_>, o: &mut TensorMut<'_>, lse: &mut TensorMut
 /// FLOPs: `2·batch·q_heads·q_len·kv_len·(3·head_dim + 2·value_dim)` when all gradients are asked for, about half when causal.
 ///
 /// # Errors
-/// As [`attention_forward`].
+/// As [`attention_forward`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a gradient of an option that is not
+/// given, or a paged cache.
 ///
 /// # Source
 /// arXiv:2307.08691, algorithm 2; separate passes for dq and for dk, dv, so no atomics: the same bits on every run.
@@ -210,26 +252,46 @@ pub fn attention_backward(
     want: WantGradients,
 ) -> Result<AttentionGradients> {
     let device: &Device = q.device();
-    let make = |wanted: bool, like: &TensorRef<'_>| {
-        wanted.then(|| Tensor::zeros(device, DType::F32, like.shape())).transpose()
-    };
     // Validated before anything is allocated.
-    Problem::new("attention_backward", q, k, v, options)?;
-    let (mut dq, mut dk, mut dv) = (make(want.dq, q)?, make(want.dk, k)?, make(want.dv, v)?);
+    let problem = Problem::new("attention_backward", q, k, v, options)?;
+    let make = |wanted: bool, arg: &'static str| {
+        let like = wanted.then(|| problem.gradient_like(arg)).transpose()?;
+        like.map(|(shape, dtype)| Tensor::zeros(device, dtype, &shape)).transpose()
+    };
+    let mut gradients = AttentionGradients {
+        dq: make(want.dq, "dq")?,
+        dk: make(want.dk, "dk")?,
+        dv: make(want.dv, "dv")?,
+        dbias: make(want.dbias, "dbias")?,
+        dsinks: make(want.dsinks, "dsinks")?,
+        dalibi: make(want.dalibi, "dalibi")?,
+        dw: make(want.dw, "dw")?,
+        dscale: make(want.dscale, "dscale")?,
+    };
     let views = AttentionGradientViews {
-        dq: dq.as_mut().map(Tensor::view_mut),
-        dk: dk.as_mut().map(Tensor::view_mut),
-        dv: dv.as_mut().map(Tensor::view_mut),
+        dq: gradients.dq.as_mut().map(Tensor::view_mut),
+        dk: gradients.dk.as_mut().map(Tensor::view_mut),
+        dv: gradients.dv.as_mut().map(Tensor::view_mut),
+        dbias: gradients.dbias.as_mut().map(Tensor::view_mut),
+        dsinks: gradients.dsinks.as_mut().map(Tensor::view_mut),
+        dalibi: gradients.dalibi.as_mut().map(Tensor::view_mut),
+        dw: gradients.dw.as_mut().map(Tensor::view_mut),
+        dscale: gradients.dscale.as_mut().map(Tensor::view_mut),
         drow_scale: None,
     };
-    attention_backward_into(q, k, v, saved, options, views)?;
-    Ok(AttentionGradients { dq, dk, dv })
+    run_backward(
+        &problem,
+        Backward { saved: saved.clone(), gradients: views, workspace: Workspace::Allocate },
+    )?;
+    Ok(gradients)
 }
 
-/// [`attention_backward`] into views of the caller's.
+/// [`attention_backward`] into views of the caller's. With a workspace of [`attention_backward_workspace`] bytes, and lengths in
+/// device memory, nothing is allocated.
 ///
 /// # Errors
-/// As [`attention_backward`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) if an output overlaps an input.
+/// As [`attention_backward`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) if an output overlaps an input or the
+/// workspace is too small.
 pub fn attention_backward_into(
     q: &TensorRef<'_>,
     k: &TensorRef<'_>,
@@ -237,15 +299,67 @@ pub fn attention_backward_into(
     saved: &AttentionSaved<'_>,
     options: &AttentionOptions<'_>,
     gradients: AttentionGradientViews<'_>,
+    workspace: Workspace<'_>,
 ) -> Result<()> {
     let problem = Problem::new("attention_backward", q, k, v, options)?;
-    let mut call = Backward { saved: saved.clone(), gradients };
+    run_backward(&problem, Backward { saved: saved.clone(), gradients, workspace })
+}
+
+fn run_backward(problem: &Problem<'_>, mut call: Backward<'_>) -> Result<()> {
     problem.check_backward(&call)?;
-    match &q.device().0 {
-        Kind::Cpu => cpu::backward(&problem, &mut call),
+    let gradients = Some(&call.gradients);
+    match &problem.q.device().0 {
+        Kind::Cpu => problem.within(&cpu::CAPABILITIES, gradients)?,
         #[cfg(feature = "wgpu")]
-        Kind::Wgpu(device) => wgpu::backward(device, &problem, &mut call),
+        Kind::Wgpu(_) => problem.within(&wgpu::CAPABILITIES, gradients)?,
         #[cfg(feature = "cuda")]
-        Kind::Cuda(device) => cuda::backward(device, &problem, &mut call),
+        Kind::Cuda(_) => problem.within(&cuda::CAPABILITIES, gradients)?,
+    }
+    match &problem.q.device().0 {
+        Kind::Cpu => cpu::backward(problem, &mut call),
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(device) => wgpu::backward(device, problem, &mut call),
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(device) => cuda::backward(device, problem, &mut call),
+    }
+}
+
+/// Bytes of workspace [`attention_forward_into`] needs for this call. O(inputs), never O(q_len · kv_len).
+///
+/// # Errors
+/// As [`attention_forward`].
+pub fn attention_forward_workspace(
+    q: &TensorRef<'_>,
+    k: &TensorRef<'_>,
+    v: &TensorRef<'_>,
+    options: &AttentionOptions<'_>,
+) -> Result<usize> {
+    let problem = Problem::new("attention_forward", q, k, v, options)?;
+    match &q.device().0 {
+        Kind::Cpu => Ok(cpu::forward_workspace(&problem)),
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(device) => wgpu::forward_workspace(device, &problem),
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(device) => cuda::forward_workspace(device, &problem),
+    }
+}
+
+/// Bytes of workspace [`attention_backward_into`] needs for this call, whichever gradients are asked for.
+///
+/// # Errors
+/// As [`attention_backward`].
+pub fn attention_backward_workspace(
+    q: &TensorRef<'_>,
+    k: &TensorRef<'_>,
+    v: &TensorRef<'_>,
+    options: &AttentionOptions<'_>,
+) -> Result<usize> {
+    let problem = Problem::new("attention_backward", q, k, v, options)?;
+    match &q.device().0 {
+        Kind::Cpu => Ok(cpu::backward_workspace(&problem)),
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(device) => wgpu::backward_workspace(device, &problem),
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(device) => cuda::backward_workspace(device, &problem),
     }
 }

@@ -3,9 +3,11 @@
 //! A call is a chain on one queue: `attention_plan` (lengths, positions and lists, checked, in one buffer), then the forward
 //! kernel; or `attention_backward_rows` and one kernel per gradient asked for.
 
+use super::features::Capabilities;
 use super::{Backward, Forward, Problem, problem::Offset};
 use crate::device::Backend;
 use crate::device::wgpu::{WgpuBuffer, WgpuDevice, Workspace};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ids::Ids;
 use crate::manifest::WgslKernel;
@@ -14,6 +16,10 @@ use crate::manifest::attention::{
 };
 use crate::tensor::{Memory, TensorRef};
 use bytemuck::{Pod, Zeroable};
+
+/// What these kernels can do.
+pub(super) const CAPABILITIES: Capabilities =
+    Capabilities { backend: Backend::Wgpu, dtypes: &[DType::F32], dim: 128, features: &[] };
 
 /// Queries, or keys, of a tile; `LINES` in common.wgsl.
 const TILE: usize = 32;
@@ -94,6 +100,18 @@ struct Call<'a> {
     params: Params,
     pairs: usize,
     kv_pairs: usize,
+}
+
+/// The plan.
+pub(super) fn forward_workspace(_: &WgpuDevice, problem: &Problem<'_>) -> Result<usize> {
+    let (batch, q_heads, kv_heads) = (problem.batch, problem.q_heads, problem.kv_heads);
+    Ok(4 * (2 + 2 * batch + 2 * batch * q_heads + batch * kv_heads))
+}
+
+/// The plan, and three words a query row.
+pub(super) fn backward_workspace(device: &WgpuDevice, problem: &Problem<'_>) -> Result<usize> {
+    let rows = problem.batch * problem.q_heads * problem.q_len;
+    Ok(forward_workspace(device, problem)? + 12 * rows)
 }
 
 pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
@@ -212,7 +230,7 @@ impl<'a> Call<'a> {
         params.kv_slots = problem.kv_slots as u32;
         params.head_dim = problem.head_dim as u32;
         params.value_dim = problem.value_dim as u32;
-        params.scale = problem.scale;
+        params.scale = problem.scale as f32;
         let (pairs, kv_pairs) = (problem.batch * problem.q_heads, problem.batch * problem.kv_heads);
         let mut this = Self { device, problem, params, pairs, kv_pairs };
         this.limited("batch × heads", pairs, 1 << 28)?;

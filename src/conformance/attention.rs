@@ -4,7 +4,7 @@ use super::compare::{Comparison, Expected, Output};
 use super::random::Random;
 use super::{Checked, Failure, Operation};
 use crate::attention::{
-    ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, QueryOffset,
+    ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, QueryOffset, Workspace,
     attention_backward_into, attention_forward_into,
 };
 use crate::device::Device;
@@ -369,7 +369,15 @@ fn launch_forward(device: &Device, case: &Case, placed: &Placed) -> Result<(Outp
     let mut o = Output::new(device, &[case.batch, case.q_heads, case.q_len, case.value_dim])?;
     let mut lse = Output::new(device, &[case.batch, case.q_heads, case.q_len])?;
     let (q, k, v) = (placed.view(&placed.q)?, placed.view(&placed.k)?, placed.view(&placed.v)?);
-    attention_forward_into(&q, &k, &v, &placed.options(), &mut o.view_mut()?, &mut lse.view_mut()?)?;
+    attention_forward_into(
+        &q,
+        &k,
+        &v,
+        &placed.options(),
+        &mut o.view_mut()?,
+        &mut lse.view_mut()?,
+        Workspace::Allocate,
+    )?;
     device.synchronize()?;
     Ok((o, lse))
 }
@@ -394,9 +402,10 @@ fn backward(device: &Device, number: usize, seed: u64) -> Checked {
             dk: Some(dk.view_mut()?),
             dv: Some(dv.view_mut()?),
             drow_scale: case.active.is_some().then(|| drow_scale.view_mut()).transpose()?,
+            ..Default::default()
         };
         let (q, k, v) = (placed.view(&placed.q)?, placed.view(&placed.k)?, placed.view(&placed.v)?);
-        attention_backward_into(&q, &k, &v, &saved, &placed.options(), views)?;
+        attention_backward_into(&q, &k, &v, &saved, &placed.options(), views, Workspace::Allocate)?;
         device.synchronize()?;
         let want = reference(&case);
         let mut comparison = Comparison::default();

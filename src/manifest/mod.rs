@@ -5,6 +5,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod device;
+pub(crate) mod random;
 pub(crate) mod statevec;
 pub(crate) mod task_heads;
 
@@ -50,6 +51,13 @@ pub struct WgslKernel {
     pub uses_subgroups: bool,
 }
 
+/// A kernel in both languages, for [`crate::launch`].
+#[derive(Debug)]
+pub(crate) struct GpuKernel {
+    pub(crate) cuda: &'static CudaKernel,
+    pub(crate) wgsl: &'static WgslKernel,
+}
+
 /// How a shader uses a storage buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -66,8 +74,11 @@ pub const WGSL_ENTRY_POINT: &str = "main";
 pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 
 /// What a CUDA source may include, by the name it includes it by, with the text.
-pub const CUDA_HEADERS: &[(&str, &str)] =
-    &[("device.cuh", DEVICE_CUH), ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh"))];
+pub const CUDA_HEADERS: &[(&str, &str)] = &[
+    ("device.cuh", DEVICE_CUH),
+    ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
+    ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
+];
 
 /// The helpers put in front of every shader.
 pub const PRELUDE_WGSL: &str = include_str!("../../kernels/prelude.wgsl");
@@ -103,12 +114,15 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [attention::CUDA, task_heads::CUDA, statevec::CUDA].into_iter().flatten().copied()
+    [random::CUDA, attention::CUDA, task_heads::CUDA, statevec::CUDA].into_iter().flatten().copied()
 }
 
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
-    [device::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL].into_iter().flatten().copied()
+    [device::WGSL, random::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Circuits: a list of gates on n qubits, checked as they are added.
 
+use super::gate::{Gate, check_size, inverse, parameters};
 use super::parameter::{Angle, Parameter, Variable};
 use super::pauli::PauliString;
 use super::program::Program;
@@ -10,65 +11,6 @@ const OP: &str = "Circuit";
 
 /// Most qubits a circuit may have: amplitude indices are 32-bit words in every kernel.
 pub const MAX_QUBITS: usize = 30;
-/// Most qubits a dense matrix may act on.
-pub const MAX_MATRIX_QUBITS: usize = 3;
-/// Most qubits a diagonal may act on.
-pub const MAX_DIAGONAL_QUBITS: usize = 6;
-
-/// What a gate does to its target qubits, with OpenQASM's phases. Rotations are `exp(−i·angle/2·P)`.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Gate {
-    /// Pauli X.
-    X,
-    /// Pauli Y.
-    Y,
-    /// Pauli Z.
-    Z,
-    /// Hadamard.
-    H,
-    /// `diag(1, i)`.
-    S,
-    /// `diag(1, −i)`.
-    Sdg,
-    /// `diag(1, e^{iπ/4})`.
-    T,
-    /// `diag(1, e^{−iπ/4})`.
-    Tdg,
-    /// √X.
-    Sx,
-    /// √X†.
-    Sxdg,
-    /// `exp(−iθX/2)`.
-    Rx(Parameter),
-    /// `exp(−iθY/2)`.
-    Ry(Parameter),
-    /// `exp(−iθZ/2)`.
-    Rz(Parameter),
-    /// `diag(1, e^{iφ})`.
-    Phase(Parameter),
-    /// `U3(θ, φ, λ) = [[cos θ/2, −e^{iλ} sin θ/2], [e^{iφ} sin θ/2, e^{i(φ+λ)} cos θ/2]]`.
-    U3(Parameter, Parameter, Parameter),
-    /// Exchanges two qubits.
-    Swap,
-    /// Exchanges two qubits, and multiplies by i where they differ.
-    ISwap,
-    /// Inverse of [`Gate::ISwap`].
-    ISwapDg,
-    /// `exp(−iθ X⊗X/2)`.
-    Rxx(Parameter),
-    /// `exp(−iθ Y⊗Y/2)`.
-    Ryy(Parameter),
-    /// `exp(−iθ Z⊗Z/2)`.
-    Rzz(Parameter),
-    /// `exp(−iθP/2)` for a Pauli string on the circuit's qubits; takes no targets.
-    PauliRotation(PauliString, Parameter),
-    /// Row-major `2^k × 2^k` matrix; the first target is the least significant bit of its index. Need not be unitary.
-    Matrix(Vec<Complex64>),
-    /// The `2^k` entries of a diagonal matrix; the first target is the least significant bit.
-    Diagonal(Vec<Complex64>),
-}
-
 /// A control qubit and the value at which the gate acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
@@ -110,6 +52,8 @@ pub struct Circuit {
     pub(crate) instructions: Vec<Instruction>,
     thetas: usize,
     inputs: usize,
+    /// Qubits of each slot of per-sample matrices, 0 for one that no gate names.
+    matrices: Vec<usize>,
     declared: bool,
 }
 
@@ -122,7 +66,14 @@ impl Circuit {
         if qubits == 0 || qubits > MAX_QUBITS {
             return Err(Error::argument(OP, "qubits", format!("is {qubits}, outside 1..={MAX_QUBITS}")));
         }
-        Ok(Self { qubits, instructions: Vec::new(), thetas: 0, inputs: 0, declared: false })
+        Ok(Self {
+            qubits,
+            instructions: Vec::new(),
+            thetas: 0,
+            inputs: 0,
+            matrices: Vec::new(),
+            declared: false,
+        })
     }
 
     /// An empty circuit with exactly `thetas` shared parameters and `inputs` values per sample; naming any other is an error.
@@ -146,6 +97,11 @@ impl Circuit {
     /// Number of values per sample: the width of `inputs`.
     pub fn inputs(&self) -> usize {
         self.inputs
+    }
+
+    /// Qubits of each slot of per-sample matrices; 0 for a slot that no gate names.
+    pub fn matrices(&self) -> &[usize] {
+        &self.matrices
     }
 
     /// Number of gates.
@@ -209,6 +165,15 @@ impl Circuit {
                 }
                 *count = index + 1;
             }
+        }
+        if let Gate::SampleMatrix { slot, .. } = gate {
+            let qubits = self.matrices.get(slot).copied().unwrap_or(0);
+            if qubits != 0 && qubits != targets.len() {
+                let reason = format!("{slot} is a matrix on {qubits} qubits, not on {}", targets.len());
+                return Err(Error::argument(OP, "slot", reason));
+            }
+            self.matrices.resize(self.matrices.len().max(slot + 1), 0);
+            self.matrices[slot] = targets.len();
         }
         (self.thetas, self.inputs) = (thetas, inputs);
         self.instructions.push(Instruction { gate, targets: targets.to_vec(), controls: controls.to_vec() });
@@ -386,92 +351,40 @@ impl Circuit {
         self.controlled(&on([a]), Gate::Phase(angle.into()), &[b])
     }
 
-    /// A dense matrix on up to [`MAX_MATRIX_QUBITS`] qubits, row-major, first target least significant.
+    /// A dense matrix on up to [`MAX_MATRIX_QUBITS`](super::MAX_MATRIX_QUBITS) qubits, row-major, first target least significant.
     pub fn unitary(&mut self, targets: &[usize], matrix: &[Complex64]) -> Result<&mut Self> {
         self.push(Gate::Matrix(matrix.to_vec()), targets)
     }
 
-    /// A diagonal matrix on up to [`MAX_DIAGONAL_QUBITS`] qubits, first target least significant.
+    /// A diagonal matrix on up to [`MAX_DIAGONAL_QUBITS`](super::MAX_DIAGONAL_QUBITS) qubits, first target least significant.
     pub fn diagonal(&mut self, targets: &[usize], entries: &[Complex64]) -> Result<&mut Self> {
         self.push(Gate::Diagonal(entries.to_vec()), targets)
+    }
+
+    /// The permutation |i⟩ → |table[i]⟩ on up to [`MAX_DIAGONAL_QUBITS`](super::MAX_DIAGONAL_QUBITS) qubits, first target least significant. One that is
+    /// linear over GF(2), up to flips, moves no data.
+    pub fn permutation(&mut self, targets: &[usize], table: &[u32]) -> Result<&mut Self> {
+        self.push(Gate::Permutation(table.to_vec()), targets)
+    }
+
+    /// A matrix of each sample's own: `matrix(slot, …)` of the batch.
+    pub fn sample_matrix(&mut self, targets: &[usize], slot: usize) -> Result<&mut Self> {
+        self.push(Gate::SampleMatrix { slot, adjoint: false }, targets)
+    }
+
+    /// Exchanges two qubits where the control is 1 (Fredkin).
+    pub fn cswap(&mut self, control: usize, a: usize, b: usize) -> Result<&mut Self> {
+        self.controlled(&on([control]), Gate::Swap, &[a, b])
+    }
+
+    /// X where every control is 1.
+    pub fn mcx(&mut self, controls: &[usize], target: usize) -> Result<&mut Self> {
+        let controls: Vec<Control> = controls.iter().map(|&qubit| Control { qubit, value: true }).collect();
+        self.controlled(&controls, Gate::X, &[target])
     }
 
     /// `exp(−iθP/2)` for a Pauli string P.
     pub fn pauli_rotation(&mut self, string: PauliString, angle: impl Into<Parameter>) -> Result<&mut Self> {
         self.push(Gate::PauliRotation(string, angle.into()), &[])
-    }
-}
-
-fn check_size(gate: &Gate, targets: usize) -> Result<()> {
-    let expected = match gate {
-        Gate::PauliRotation(..) => 0,
-        Gate::Swap | Gate::ISwap | Gate::ISwapDg | Gate::Rxx(_) | Gate::Ryy(_) | Gate::Rzz(_) => 2,
-        Gate::Matrix(entries) | Gate::Diagonal(entries) => {
-            let diagonal = matches!(gate, Gate::Diagonal(_));
-            let (limit, power) = if diagonal { (MAX_DIAGONAL_QUBITS, 1) } else { (MAX_MATRIX_QUBITS, 2) };
-            if targets == 0 || targets > limit {
-                return Err(Error::argument(
-                    OP,
-                    "targets",
-                    format!("are {targets} qubits, outside 1..={limit}"),
-                ));
-            }
-            if entries.len() != 1 << (power * targets) {
-                let reason = format!(
-                    "has {} entries, {targets} qubits need {}",
-                    entries.len(),
-                    1usize << (power * targets)
-                );
-                return Err(Error::argument(OP, "matrix", reason));
-            }
-            if let Some(entry) = entries.iter().find(|entry| !entry.is_finite()) {
-                return Err(Error::argument(OP, "matrix", format!("holds {entry}, which is not finite")));
-            }
-            targets
-        }
-        _ => 1,
-    };
-    if targets == expected {
-        return Ok(());
-    }
-    Err(Error::argument(OP, "targets", format!("are {targets} qubits, the gate takes {expected}")))
-}
-
-fn parameters(gate: &Gate) -> impl Iterator<Item = Parameter> {
-    let list = match *gate {
-        Gate::Rx(a) | Gate::Ry(a) | Gate::Rz(a) | Gate::Phase(a) => [Some(a), None, None],
-        Gate::Rxx(a) | Gate::Ryy(a) | Gate::Rzz(a) | Gate::PauliRotation(_, a) => [Some(a), None, None],
-        Gate::U3(a, b, c) => [Some(a), Some(b), Some(c)],
-        _ => [None; 3],
-    };
-    list.into_iter().flatten()
-}
-
-pub(crate) fn inverse(gate: &Gate) -> Gate {
-    let minus = |parameter: Parameter| parameter.scaled(-1.0);
-    match gate {
-        Gate::S => Gate::Sdg,
-        Gate::Sdg => Gate::S,
-        Gate::T => Gate::Tdg,
-        Gate::Tdg => Gate::T,
-        Gate::Sx => Gate::Sxdg,
-        Gate::Sxdg => Gate::Sx,
-        Gate::Rx(a) => Gate::Rx(minus(*a)),
-        Gate::Ry(a) => Gate::Ry(minus(*a)),
-        Gate::Rz(a) => Gate::Rz(minus(*a)),
-        Gate::Phase(a) => Gate::Phase(minus(*a)),
-        Gate::U3(theta, phi, lambda) => Gate::U3(minus(*theta), minus(*lambda), minus(*phi)),
-        Gate::ISwap => Gate::ISwapDg,
-        Gate::ISwapDg => Gate::ISwap,
-        Gate::Rxx(a) => Gate::Rxx(minus(*a)),
-        Gate::Ryy(a) => Gate::Ryy(minus(*a)),
-        Gate::Rzz(a) => Gate::Rzz(minus(*a)),
-        Gate::PauliRotation(string, a) => Gate::PauliRotation(*string, minus(*a)),
-        Gate::Matrix(entries) => {
-            let side = entries.len().isqrt();
-            Gate::Matrix((0..entries.len()).map(|i| entries[i % side * side + i / side].conj()).collect())
-        }
-        Gate::Diagonal(entries) => Gate::Diagonal(entries.iter().map(Complex64::conj).collect()),
-        Gate::X | Gate::Y | Gate::Z | Gate::H | Gate::Swap => gate.clone(),
     }
 }

@@ -4,7 +4,9 @@
 //! index that flips it) and a *functional* (the parity of the stored index that reads it). CNOT, SWAP and X only relabel:
 //! they edit this [`Frame`] and move no amplitude. Everything else becomes a [`Step`] along directions, under parities.
 
-use super::circuit::{Circuit, Control, Gate, Instruction};
+use super::circuit::{Circuit, Control, Instruction};
+use super::fuse::{self, Monomial};
+use super::gate::{Gate, inverse_table};
 use super::parameter::Angle;
 use super::pauli::PauliString;
 use num_complex::Complex64;
@@ -46,6 +48,22 @@ pub(crate) enum Action {
     Matrix(Arc<[Complex64]>),
     /// A diagonal; its index bit i is role i. No direction.
     Diagonal(Arc<[Complex64]>),
+    /// The element of role r moves to role table\[r\].
+    Permutation(Arc<[u32]>),
+    /// The sample's own matrix of this slot, or its conjugate transpose; otherwise as [`Action::Matrix`].
+    SampleMatrix { slot: usize, adjoint: bool },
+}
+
+impl Action {
+    /// The action as a dense matrix of 0s and 1s, if it is a permutation.
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    pub(crate) fn dense_permutation(&self) -> Option<Vec<Complex64>> {
+        let Self::Permutation(table) = self else { return None };
+        let side = table.len();
+        let mut dense = vec![Complex64::ZERO; side * side];
+        table.iter().enumerate().for_each(|(from, &to)| dense[to as usize * side + from] = Complex64::ONE);
+        Some(dense)
+    }
 }
 
 /// One action on the stored array.
@@ -75,14 +93,14 @@ impl Step {
     pub(crate) fn angle(&self) -> Option<Angle> {
         match self.action {
             Action::RotateReal(angle) | Action::RotateImag(angle) | Action::Phase(angle) => Some(angle),
-            Action::Matrix(_) | Action::Diagonal(_) => None,
+            _ => None,
         }
     }
 
     fn angle_mut(&mut self) -> Option<&mut Angle> {
         match &mut self.action {
             Action::RotateReal(angle) | Action::RotateImag(angle) | Action::Phase(angle) => Some(angle),
-            Action::Matrix(_) | Action::Diagonal(_) => None,
+            _ => None,
         }
     }
 
@@ -113,7 +131,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    fn new(qubits: usize) -> Self {
+    pub(super) fn new(qubits: usize) -> Self {
         Self {
             directions: (0..qubits).map(|q| 1 << q).collect(),
             functionals: (0..qubits).map(|q| Parity { mask: 1 << q, odd: false }).collect(),
@@ -140,6 +158,26 @@ impl Frame {
     fn swap(&mut self, a: usize, b: usize) {
         self.directions.swap(a, b);
         self.functionals.swap(a, b);
+    }
+
+    /// |x⟩ → |table[x]⟩ of the targets, which is linear over GF(2) up to flips: table[x] = A·x ⊕ b.
+    fn permute(&mut self, targets: &[usize], table: &[u32]) {
+        let back = inverse_table(table);
+        let old: Vec<(u32, Parity)> =
+            targets.iter().map(|&q| (self.directions[q], self.functionals[q])).collect();
+        // The stored XOR of a set of old target bits.
+        let step = |bits: u32| {
+            let set = old.iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1);
+            set.fold(0, |at, (_, (direction, _))| at ^ direction)
+        };
+        for (i, &q) in targets.iter().enumerate() {
+            self.directions[q] = step(back[1 << i] ^ back[0]);
+            let constant = Parity { mask: 0, odd: table[0] >> i & 1 == 1 };
+            self.functionals[q] = old.iter().enumerate().fold(constant, |sum, (j, (_, functional))| {
+                if (table[1 << j] ^ table[0]) >> i & 1 == 1 { sum.xor(*functional) } else { sum }
+            });
+        }
+        self.origin ^= step(back[0]);
     }
 
     /// The parity that is 1 where the control lets the gate act.
@@ -170,8 +208,10 @@ pub(crate) struct Lowered {
     pub(crate) frame: Frame,
     /// The state is multiplied by e^{i·Σ}.
     pub(crate) global_phase: Vec<Angle>,
-    /// Whether some matrix or diagonal is not unitary.
+    /// Whether every matrix and diagonal of the circuit is unitary. Per-sample ones are not known.
     pub(crate) unitary: bool,
+    /// Matrices and diagonals that are not.
+    pub(crate) non_unitary: usize,
     /// Gates that only relabelled.
     pub(crate) relabelled: usize,
     /// Steps merged into an earlier one or cancelled by it.
@@ -185,6 +225,7 @@ impl Lowered {
             frame: Frame::new(circuit.qubits()),
             global_phase: Vec::new(),
             unitary: true,
+            non_unitary: 0,
             relabelled: 0,
             merged: 0,
         };
@@ -254,20 +295,74 @@ impl Lowered {
             }
             Gate::Rzz(a) => self.rotation(PauliString { x: 0, z: bit(0) | bit(1) }, (*a).into(), held),
             Gate::PauliRotation(string, angle) => self.rotation(*string, (*angle).into(), held),
-            Gate::Matrix(entries) => {
-                self.unitary &= is_unitary(entries);
-                let directions = targets.iter().map(|&q| self.frame.directions[q]).collect();
-                let roles = targets.iter().map(|&q| self.frame.functionals[q]).collect();
-                let action = Action::Matrix(entries.as_slice().into());
-                self.steps.push(Step { action, directions, roles, controls: held });
+            Gate::Matrix(entries) => match Monomial::of(entries) {
+                // A matrix of one entry a row moves amplitudes and multiplies each once, or less.
+                Some(monomial) => {
+                    self.permutation(&monomial.table, targets, controls);
+                    self.diagonal(&monomial.factors, targets, controls);
+                }
+                None => {
+                    // Matrices printed with seven digits keep as much.
+                    if !fuse::is_unitary(entries, 1e-6) {
+                        self.unitary = false;
+                        self.non_unitary += 1;
+                    }
+                    let action = Action::Matrix(entries.as_slice().into());
+                    let step = self.on_targets(action, targets, controls);
+                    self.merged += fuse::push_matrix(&mut self.steps, step);
+                }
+            },
+            Gate::SampleMatrix { slot, adjoint } => {
+                let action = Action::SampleMatrix { slot: *slot, adjoint: *adjoint };
+                let step = self.on_targets(action, targets, controls);
+                self.steps.push(step);
             }
-            Gate::Diagonal(entries) => {
-                self.unitary &= entries.iter().all(|entry| (entry.norm_sqr() - 1.0).abs() < 1e-6);
-                let roles = targets.iter().map(|&q| self.frame.functionals[q]).collect();
-                let action = Action::Diagonal(entries.as_slice().into());
-                self.steps.push(Step { action, directions: Vec::new(), roles, controls: held });
-            }
+            Gate::Diagonal(entries) => self.diagonal(entries, targets, controls),
+            Gate::Permutation(table) => self.permutation(table, targets, controls),
         }
+    }
+
+    fn on_targets(&self, action: Action, targets: &[usize], controls: &[Control]) -> Step {
+        Step {
+            action,
+            directions: targets.iter().map(|&q| self.frame.directions[q]).collect(),
+            roles: targets.iter().map(|&q| self.frame.functionals[q]).collect(),
+            controls: controls.iter().map(|&control| self.frame.read(control)).collect(),
+        }
+    }
+
+    fn diagonal(&mut self, entries: &[Complex64], targets: &[usize], controls: &[Control]) {
+        if !entries.iter().all(|entry| (entry.norm_sqr() - 1.0).abs() < 1e-6) {
+            self.unitary = false;
+            self.non_unitary += 1;
+        }
+        if entries.iter().all(|&entry| entry == Complex64::ONE) {
+            return;
+        }
+        let action = Action::Diagonal(entries.into());
+        let step = Step { directions: Vec::new(), ..self.on_targets(action, targets, controls) };
+        self.steps.push(step);
+    }
+
+    fn permutation(&mut self, table: &[u32], targets: &[usize], controls: &[Control]) {
+        let flips = table[0];
+        if (0..).zip(table).all(|(from, &to)| to == from ^ flips) {
+            let flipped: Vec<usize> =
+                targets.iter().enumerate().filter(|(i, _)| flips >> i & 1 == 1).map(|(_, &q)| q).collect();
+            let Some(&first) = flipped.first() else { return };
+            if controls.len() < 2 {
+                return flipped.iter().for_each(|&q| self.flip(controls, q));
+            }
+            // Several flips under the same controls are one along the sum of their directions.
+            let mut step = self.on_targets(Action::Permutation([1, 0].into()), &[first], controls);
+            step.directions = vec![flipped.iter().fold(0, |sum, &q| sum ^ self.frame.directions[q])];
+            return self.steps.push(step);
+        }
+        if controls.is_empty() && fuse::is_linear(table) {
+            return self.frame.permute(targets, table);
+        }
+        let step = self.on_targets(Action::Permutation(table.into()), targets, controls);
+        self.steps.push(step);
     }
 
     fn flip(&mut self, controls: &[Control], target: usize) {
@@ -276,13 +371,8 @@ impl Lowered {
             &[control] => self.frame.cnot(control, target),
             _ => {
                 // Toffoli is not linear: it moves amplitudes.
-                let [zero, one] = [0.0, 1.0].map(|re| Complex64::new(re, 0.0));
-                self.steps.push(Step {
-                    action: Action::Matrix([zero, one, one, zero].into()),
-                    directions: vec![self.frame.directions[target]],
-                    roles: vec![self.frame.functionals[target]],
-                    controls: controls.iter().map(|&control| self.frame.read(control)).collect(),
-                });
+                let step = self.on_targets(Action::Permutation([1, 0].into()), &[target], controls);
+                self.steps.push(step);
             }
         }
     }
@@ -351,13 +441,4 @@ impl Lowered {
         }
         self.steps.push(step);
     }
-}
-
-fn is_unitary(matrix: &[Complex64]) -> bool {
-    let side = matrix.len().isqrt();
-    let near = |i: usize, j: usize| {
-        let product: Complex64 = (0..side).map(|k| matrix[i * side + k] * matrix[j * side + k].conj()).sum();
-        (product - Complex64::from(f64::from(u8::from(i == j)))).norm() < 1e-6
-    };
-    (0..side).all(|i| (0..side).all(|j| near(i, j)))
 }

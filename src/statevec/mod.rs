@@ -20,6 +20,9 @@ mod circuit;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod encoding;
+mod fuse;
+mod gate;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu;
 mod lower;
@@ -37,7 +40,9 @@ mod subspace;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
-pub use circuit::{Circuit, Control, Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS, MAX_QUBITS, on};
+pub use circuit::{Circuit, Control, MAX_QUBITS, on};
+pub use encoding::Axis;
+pub use gate::{Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS};
 pub use parameter::{Parameter, Variable};
 pub use pauli::{PauliString, PauliSum};
 pub use problem::Batch;

@@ -1,12 +1,16 @@
 //! Validation: from a caller's tensors to a batch every backend can trust.
 
+use super::fuse::is_unitary;
+use super::gate::MAX_SLOTS;
 use super::pauli::PauliSum;
 use super::program::Program;
 use crate::device::{Backend, Device};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::ids::Ids;
 use crate::tensor::{Tensor, TensorMut, TensorRef};
 use crate::validate;
+use num_complex::{Complex32, Complex64};
 
 /// What one run of a program needs beside the program: the device, the number of samples, parameter values, initial states.
 #[derive(Clone, Debug)]
@@ -15,23 +19,42 @@ pub struct Batch<'a> {
     pub device: Device,
     /// Number of samples.
     pub samples: usize,
-    /// `[thetas]` f32, shared by all samples. On `device` or on the host.
+    /// `[thetas]` f32, shared by all samples, or `[tasks, thetas]` f32, a row for each task. On `device` or on the host.
     pub theta: Option<TensorRef<'a>>,
+    /// `[samples]` i32, u32 or i64: the task of each sample, where something is given per task. On `device` or on the host.
+    pub tasks: Option<TensorRef<'a>>,
     /// `[samples, inputs]` f32. On `device` or on the host.
     pub inputs: Option<TensorRef<'a>>,
     /// `[samples | 1, 2^qubits]` c64 on `device`; |0…0⟩ if absent. Not normalised for the caller.
     pub initial: Option<TensorRef<'a>>,
+    /// By slot: `[samples, 2^k, 2^k]` c64 on `device`, the matrices of [`Gate::SampleMatrix`](super::Gate::SampleMatrix).
+    pub matrices: Vec<Option<TensorRef<'a>>>,
 }
 
 impl<'a> Batch<'a> {
     /// `samples` samples on `device`, without parameters, starting from |0…0⟩.
     pub fn new(device: &Device, samples: usize) -> Self {
-        Self { device: device.clone(), samples, theta: None, inputs: None, initial: None }
+        let (theta, tasks, inputs, initial) = (None, None, None, None);
+        Self { device: device.clone(), samples, theta, tasks, inputs, initial, matrices: Vec::new() }
     }
 
-    /// Sets the shared parameters.
+    /// Sets the trainable parameters, shared (`[thetas]`) or by task (`[tasks, thetas]`).
     pub fn theta(self, theta: impl Into<TensorRef<'a>>) -> Self {
         Self { theta: Some(theta.into()), ..self }
+    }
+
+    /// Sets the task of each sample.
+    pub fn tasks(self, ids: impl Into<TensorRef<'a>>) -> Self {
+        Self { tasks: Some(ids.into()), ..self }
+    }
+
+    /// Sets the samples' matrices of one slot. A slot beyond what any circuit may name is ignored.
+    pub fn matrix(mut self, slot: usize, matrices: impl Into<TensorRef<'a>>) -> Self {
+        if slot < MAX_SLOTS {
+            self.matrices.resize(self.matrices.len().max(slot + 1), None);
+            self.matrices[slot] = Some(matrices.into());
+        }
+        self
     }
 
     /// Sets the values per sample.
@@ -108,6 +131,12 @@ pub(crate) struct Problem<'a> {
     pub(crate) device: Device,
     pub(crate) samples: usize,
     pub(crate) theta: Values<'a>,
+    /// Rows of theta, if it has one for each task.
+    pub(crate) theta_tasks: Option<usize>,
+    /// On the program's device.
+    pub(crate) tasks: Option<Ids<'a>>,
+    /// By slot; all that the circuit names are there.
+    pub(crate) matrices: Vec<Option<TensorRef<'a>>>,
     pub(crate) inputs: Values<'a>,
     pub(crate) initial: Option<TensorRef<'a>>,
 }
@@ -124,11 +153,80 @@ impl<'a> Problem<'a> {
             validate::tensor(op, "initial", initial, DType::C64, device)?;
             validate::last_contiguous(op, "initial", initial)?;
         }
-        let theta = Values::new(op, "theta", batch.theta.as_ref(), &[program.thetas()], device)?;
+        let theta_tasks = match &batch.theta {
+            Some(theta) if theta.shape().len() == 2 => Some(theta.shape()[0]),
+            _ => None,
+        };
+        let rows = theta_tasks.into_iter().chain([program.thetas()]).collect::<Vec<_>>();
+        let theta = Values::new(op, "theta", batch.theta.as_ref(), &rows, device)?;
+        let tasks = match (&batch.tasks, theta_tasks) {
+            (None, Some(rows)) => {
+                let reason = format!("are missing: `theta` has a row for each of {rows} tasks");
+                return Err(Error::argument(op, "tasks", reason));
+            }
+            (None, None) => None,
+            (Some(ids), rows) => {
+                // Where nothing is given per task any task will do.
+                let limit = rows.map_or(i64::MAX, |rows| rows as i64);
+                let valid = |id: i64| {
+                    if (0..limit).contains(&id) {
+                        return Ok(());
+                    }
+                    Err(Error::TaskId { op, got: id, tasks: limit as usize })
+                };
+                Some(Ids::new(op, "tasks", ids, &[batch.samples], device, valid)?)
+            }
+        };
+        let matrices = sample_matrices(op, program, batch)?;
         let inputs = [batch.samples, program.inputs()];
         let inputs = Values::new(op, "inputs", batch.inputs.as_ref(), &inputs, device)?;
         let (device, samples) = (device.clone(), batch.samples);
-        Ok(Self { op, program, device, samples, theta, inputs, initial: batch.initial.clone() })
+        let initial = batch.initial.clone();
+        Ok(Self { op, program, device, samples, theta, theta_tasks, tasks, matrices, inputs, initial })
+    }
+
+    /// What only the CPU can do yet, as the error of another backend.
+    pub(crate) fn check_backend(&self) -> Result<()> {
+        let backend = self.device.backend();
+        if backend == Backend::Cpu {
+            return Ok(());
+        }
+        let refuse = |what: &'static str, limit: &str, got: String| {
+            Err(Error::Unsupported { op: self.op, backend, what, limit: limit.into(), got })
+        };
+        if let Some(tasks) = self.theta_tasks {
+            return refuse("rows of theta", "one, shared by all samples", tasks.to_string());
+        }
+        match self.program.beyond_gpu() {
+            Some((what, limit, got)) => refuse(what, limit, got),
+            None => Ok(()),
+        }
+    }
+
+    /// The task of each sample, if theta has a row for each task. Only where ids are in host memory.
+    pub(crate) fn task_of_samples(&self) -> Result<Option<Vec<usize>>> {
+        match (&self.tasks, self.theta_tasks) {
+            // Validation has checked that none is negative.
+            (Some(ids), Some(_)) => Ok(Some(ids.host()?.into_iter().map(|id| id as usize).collect())),
+            _ => Ok(None),
+        }
+    }
+
+    /// The adjoint undoes gates by their conjugate transpose.
+    pub(crate) fn check_unitary_matrices(&self) -> Result<()> {
+        for (slot, matrix) in self.matrices.iter().enumerate() {
+            let Some(matrix) = matrix else { continue };
+            let size = matrix.shape()[1] * matrix.shape()[2];
+            let entries = matrix.to_vec::<Complex32>()?;
+            let wide = |entry: &Complex32| Complex64::new(entry.re.into(), entry.im.into());
+            for (sample, entries) in entries.chunks(size.max(1)).enumerate() {
+                if !is_unitary(&entries.iter().map(wide).collect::<Vec<_>>(), 1e-5) {
+                    let reason = format!("of slot {slot} and sample {sample} is not unitary");
+                    return Err(Error::argument(self.op, "matrix", reason));
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn check_output(&self, out: &TensorMut<'_>, width: usize, dtype: DType) -> Result<()> {
@@ -138,7 +236,10 @@ impl<'a> Problem<'a> {
         let (theta, inputs) = (self.theta.view(), self.inputs.view());
         let given =
             [("theta", theta.as_ref()), ("inputs", inputs.as_ref()), ("initial", self.initial.as_ref())];
-        let given: Vec<_> = given.into_iter().filter_map(|(arg, tensor)| Some((arg, tensor?))).collect();
+        let matrices = self.matrices.iter().map(|matrix| ("matrix", matrix.as_ref()));
+        let tasks = self.tasks.as_ref().map(Ids::view);
+        let given = given.into_iter().chain(matrices).chain([("tasks", tasks.as_ref())]);
+        let given: Vec<_> = given.filter_map(|(arg, tensor)| Some((arg, tensor?))).collect();
         validate::disjoint(self.op, &[("out", out.as_ref())], &given)
     }
 
@@ -152,6 +253,30 @@ impl<'a> Problem<'a> {
             }
         }
     }
+}
+
+/// The batch's matrices of every slot the circuit names.
+fn sample_matrices<'a>(
+    op: &'static str,
+    program: &Program,
+    batch: &Batch<'a>,
+) -> Result<Vec<Option<TensorRef<'a>>>> {
+    let slot = |(slot, &qubits): (usize, &usize)| {
+        if qubits == 0 {
+            return Ok(None);
+        }
+        let side = 1usize << qubits;
+        let given = batch.matrices.get(slot).and_then(Option::as_ref);
+        let matrix = given.ok_or_else(|| {
+            let reason = format!("of slot {slot} is missing: [{}, {side}, {side}]", batch.samples);
+            Error::argument(op, "matrix", reason)
+        })?;
+        validate::shape(op, "matrix", matrix, &[batch.samples, side, side])?;
+        validate::tensor(op, "matrix", matrix, DType::C64, &batch.device)?;
+        validate::last_contiguous(op, "matrix", matrix)?;
+        Ok(Some(matrix.clone()))
+    };
+    program.matrices().iter().enumerate().map(slot).collect()
 }
 
 /// The elements of a CPU view from its first on, and the strides of its dimensions (0 where there is one element).

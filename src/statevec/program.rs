@@ -22,6 +22,7 @@ pub struct Program {
     qubits: usize,
     thetas: usize,
     inputs: usize,
+    matrices: Vec<usize>,
     gates: usize,
     pub(crate) lowered: Lowered,
     cpu_forward: OnceLock<CpuPlan>,
@@ -40,7 +41,7 @@ struct CpuPlan {
 /// Gradients of `Σ weights[sample, o]·⟨observable o⟩`.
 #[derive(Debug)]
 pub struct StatevecGradients {
-    /// `[thetas]` f32, summed over the samples.
+    /// `[thetas]` or `[tasks, thetas]` f32, as `theta` was given; summed over the samples (of each task) in their order.
     pub theta: Tensor,
     /// `[samples, inputs]` f32.
     pub inputs: Tensor,
@@ -52,6 +53,7 @@ impl Program {
             qubits: circuit.qubits(),
             thetas: circuit.thetas(),
             inputs: circuit.inputs(),
+            matrices: circuit.matrices().to_vec(),
             gates: circuit.len(),
             lowered: Lowered::new(circuit),
             cpu_forward: OnceLock::new(),
@@ -74,6 +76,11 @@ impl Program {
     /// Width of `inputs`.
     pub fn inputs(&self) -> usize {
         self.inputs
+    }
+
+    /// Qubits of each slot of per-sample matrices; 0 for a slot that no gate names.
+    pub fn matrices(&self) -> &[usize] {
+        &self.matrices
     }
 
     /// Runs the circuit: the states, `[samples, 2^qubits]` c64.
@@ -184,6 +191,7 @@ impl Program {
             let got = "a matrix or diagonal that is not unitary".into();
             return Err(Error::Unsupported { op, backend, what, limit, got });
         }
+        problem.check_unitary_matrices()?;
         let groups = observables::groups(&self.lowered.frame, observables);
         let plan = self.cpu_plan(true);
         let (weights, steps) = host::<f32>(weights);
@@ -197,35 +205,33 @@ impl Program {
         let angles = if batch.samples == 0 || observables.is_empty() {
             vec![0.0; batch.samples * plan.exec.gradients.len()]
         } else {
-            cpu::gradient(&self.cpu_call(&problem), &request)?
+            cpu::gradient(&self.cpu_call(&problem)?, &request)?
         };
-        self.collect(&batch.device, batch.samples, &plan.exec.gradients, &angles)
+        self.collect(&problem, &plan.exec.gradients, &angles)
     }
 
     /// From angles to parameters: each angle is affine in one variable. Samples are summed in order, in f64.
-    fn collect(
-        &self,
-        device: &crate::Device,
-        samples: usize,
-        steps: &[usize],
-        angles: &[f64],
-    ) -> Result<StatevecGradients> {
-        let mut theta = vec![0.0f64; self.thetas];
+    fn collect(&self, problem: &Problem<'_>, steps: &[usize], angles: &[f64]) -> Result<StatevecGradients> {
+        let samples = problem.samples;
+        let tasks = problem.task_of_samples()?;
+        let mut theta = vec![0.0f64; problem.theta_tasks.unwrap_or(1) * self.thetas];
         let mut inputs = vec![0.0f64; samples * self.inputs];
         for (sample, row) in angles.chunks(steps.len().max(1)).enumerate() {
+            let first = tasks.as_ref().map_or(0, |tasks| tasks[sample] * self.thetas);
             for (&step, &gradient) in steps.iter().zip(row) {
                 let Some(angle) = self.lowered.steps[step].angle() else { continue };
                 match angle.of {
-                    Some(Variable::Theta(i)) => theta[i] += angle.scale * gradient,
+                    Some(Variable::Theta(i)) => theta[first + i] += angle.scale * gradient,
                     Some(Variable::Input(i)) => inputs[sample * self.inputs + i] += angle.scale * gradient,
                     None => {}
                 }
             }
         }
         let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
+        let shape: Vec<usize> = problem.theta_tasks.into_iter().chain([self.thetas]).collect();
         Ok(StatevecGradients {
-            theta: Tensor::from_slice(device, &single(theta), &[self.thetas])?,
-            inputs: Tensor::from_slice(device, &single(inputs), &[samples, self.inputs])?,
+            theta: Tensor::from_slice(&problem.device, &single(theta), &shape)?,
+            inputs: Tensor::from_slice(&problem.device, &single(inputs), &[samples, self.inputs])?,
         })
     }
 
@@ -237,12 +243,24 @@ impl Program {
         })
     }
 
-    fn cpu_call<'a>(&'a self, problem: &'a Problem<'_>) -> cpu::Call<'a> {
-        let (mut theta, mut theta_step) = (&[][..], 0);
+    fn cpu_call<'a>(&'a self, problem: &'a Problem<'_>) -> Result<cpu::Call<'a>> {
+        let (mut theta, mut theta_step, mut task_step) = (&[][..], 0, 0);
         if let Some(view) = problem.theta.view() {
             let (values, steps) = host::<f32>(&view);
-            (theta, theta_step) = (values, steps[0]);
+            theta = values;
+            match steps[..] {
+                [tasks, within] => (task_step, theta_step) = (tasks, within),
+                _ => theta_step = steps[0],
+            }
         }
+        let tasks = problem.task_of_samples()?.map(|tasks| (tasks, task_step));
+        let matrices = problem.matrices.iter().map(|matrix| match matrix {
+            None => cpu::Matrices::default(),
+            Some(view) => {
+                let (values, steps) = host::<Complex32>(view);
+                cpu::Matrices { values, sample_step: steps[0], row_step: steps[1] }
+            }
+        });
         let (mut inputs, mut sample_step, mut input_step) = (&[][..], 0, 0);
         if let Some(view) = problem.inputs.view() {
             let (values, steps) = host::<f32>(&view);
@@ -252,14 +270,22 @@ impl Program {
             let (values, steps) = host::<Complex32>(view);
             (values, steps[0])
         });
-        cpu::Call {
+        Ok(cpu::Call {
             qubits: self.qubits,
             batch: problem.samples,
             lowered: &self.lowered,
             forward: &self.cpu_plan(false).exec,
-            values: cpu::Values { theta, theta_step, inputs, sample_step, input_step },
+            values: cpu::Values {
+                theta,
+                theta_step,
+                tasks,
+                inputs,
+                sample_step,
+                input_step,
+                matrices: matrices.collect(),
+            },
             initial,
-        }
+        })
     }
 
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -267,13 +293,28 @@ impl Program {
         self.gpu_passes.get_or_init(|| super::records::schedule(&self.lowered, self.qubits))
     }
 
+    /// What the GPU kernels lack for this circuit: the limited quantity, its limit, and what the circuit has.
+    pub(crate) fn beyond_gpu(&self) -> Option<(&'static str, &'static str, String)> {
+        let wide = |step: &super::lower::Step| match step.action {
+            Action::Matrix(_) | Action::Permutation(_) if step.directions.len() > 3 => {
+                Some(("qubits of a matrix or permutation", "3", step.directions.len().to_string()))
+            }
+            Action::SampleMatrix { .. } => {
+                Some(("matrices", "those of the circuit", "a matrix of each sample's own".into()))
+            }
+            _ => None,
+        };
+        self.lowered.steps.iter().find_map(wide)
+    }
+
     fn launch(&self, problem: &Problem<'_>, readout: Readout<'_>, out: &mut TensorMut<'_>) -> Result<()> {
+        problem.check_backend()?;
         if out.as_ref().layout().is_empty() {
             return Ok(());
         }
         match &problem.device.0 {
             Kind::Cpu => {
-                let call = self.cpu_call(problem);
+                let call = self.cpu_call(problem)?;
                 let output = match readout {
                     Readout::States => {
                         let (rows, step) = host_rows::<Complex32>(out);
@@ -329,6 +370,10 @@ impl Program {
                 let _ = writeln!(text, "  pass {p} sweep {s}: {}", names.join(" "));
             }
         }
+        if lowered.non_unitary > 0 {
+            let _ =
+                writeln!(text, "not unitary: {} of its matrices and diagonals are not", lowered.non_unitary);
+        }
         let flops: u64 = lowered.steps.iter().map(|step| flops(step, amplitudes)).sum();
         let _ = writeln!(text, "{flops} floating-point operations a sample");
         let _ = writeln!(
@@ -348,6 +393,9 @@ impl Program {
         use super::gpu::GpuPlan;
         use super::records::ON_CHIP_BITS;
         use std::fmt::Write;
+        if let Some((what, limit, got)) = self.beyond_gpu() {
+            return format!("gpu: refused, {what} is limited to {limit}, got {got}\n");
+        }
         let samples = 1usize << ON_CHIP_BITS.saturating_sub(self.qubits.max(4));
         let plan = GpuPlan::new(self, samples, false, Readout::Probabilities);
         let mut text = String::new();
@@ -392,6 +440,9 @@ fn describe(action: &Action) -> String {
         Action::Phase(a) => format!("phase({})", angle(a)),
         Action::Matrix(m) => format!("matrix{0}x{0}", m.len().isqrt()),
         Action::Diagonal(d) => format!("diagonal{}", d.len()),
+        Action::Permutation(table) if table.len() == 2 => "exchange".into(),
+        Action::Permutation(table) => format!("permutation{}", table.len()),
+        Action::SampleMatrix { slot, .. } => format!("sample-matrix{slot}"),
     }
 }
 
@@ -402,6 +453,7 @@ fn flops(step: &super::lower::Step, amplitudes: u64) -> u64 {
         // Three shears of a complex pair: twelve operations for two amplitudes.
         Action::RotateReal(_) | Action::RotateImag(_) => touched * 6,
         Action::Phase(_) | Action::Diagonal(_) => touched * 6,
-        Action::Matrix(entries) => touched * (8 * entries.len().isqrt() as u64 - 2),
+        Action::Matrix(_) | Action::SampleMatrix { .. } => touched * ((8 << step.roles.len()) - 2),
+        Action::Permutation(_) => 0,
     }
 }

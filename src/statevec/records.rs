@@ -191,7 +191,10 @@ impl Encoder<'_> {
             Action::RotateReal(angle) => (0, Some(angle.scaled(0.5))),
             Action::RotateImag(angle) => (1, Some(angle.scaled(0.5))),
             Action::Phase(angle) => (2, Some(*angle)),
-            Action::Matrix(_) => (2 + step.directions.len() as u32, None),
+            // A permutation goes as its matrix. Per-sample matrices have been refused.
+            Action::Matrix(_) | Action::Permutation(_) | Action::SampleMatrix { .. } => {
+                (2 + step.directions.len() as u32, None)
+            }
             Action::Diagonal(_) => (6, None),
         };
         let (mut slot, mut constant) = (NO_SLOT, (1.0, 0.0));
@@ -213,7 +216,12 @@ impl Encoder<'_> {
         for parity in step.roles.iter().chain(&step.controls) {
             open.ops.extend(parity_words(mapping, *parity));
         }
-        if let Action::Matrix(entries) | Action::Diagonal(entries) = &step.action {
+        let dense = step.action.dense_permutation();
+        let entries = match &step.action {
+            Action::Matrix(entries) | Action::Diagonal(entries) => Some(&entries[..]),
+            _ => dense.as_deref(),
+        };
+        if let Some(entries) = entries {
             let words = entries.iter().flat_map(|entry| [entry.re as f32, entry.im as f32]);
             open.ops.extend(words.map(f32::to_bits));
         }

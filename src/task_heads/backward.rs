@@ -4,8 +4,8 @@ use super::problem::{GateDerivative, Problem};
 use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps, steps};
 use super::{TaskHeadsGradients, TaskHeadsSaved, ZeroGateGrad};
 use crate::attention::{
-    ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, attention_backward_into,
-    attention_forward_into,
+    ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, Workspace,
+    attention_backward_into, attention_forward_into,
 };
 use crate::dtype::DType;
 use crate::error::Result;
@@ -40,8 +40,17 @@ pub(super) fn run(
             dk: dk.as_mut().map(Tensor::view_mut),
             dv: dv.as_mut().map(Tensor::view_mut),
             drow_scale: drow_scale.as_mut().map(Tensor::view_mut),
+            ..Default::default()
         };
-        attention_backward_into(&problem.q, &problem.k, &problem.v, &from_forward, &options, views)?;
+        attention_backward_into(
+            &problem.q,
+            &problem.k,
+            &problem.v,
+            &from_forward,
+            &options,
+            views,
+            Workspace::Allocate,
+        )?;
     }
 
     let targets = [(Owner::Head, dq), (Owner::KeyHead, dk), (Owner::KeyHead, dv)];
@@ -114,7 +123,15 @@ fn zero_gate_delta(
     let options = AttentionOptions { heads: Some(heads), ..problem.attention.clone() };
     let (mut o, mut lse) = (make(DType::F32, &problem.y_shape())?, make(DType::F32, &problem.lse_shape())?);
     let (o_view, lse_view) = (&mut o.view_mut(), &mut lse.view_mut());
-    attention_forward_into(&problem.q, &problem.k, &problem.v, &options, o_view, lse_view)?;
+    attention_forward_into(
+        &problem.q,
+        &problem.k,
+        &problem.v,
+        &options,
+        o_view,
+        lse_view,
+        Workspace::Allocate,
+    )?;
     let sum = RowSum::Products(grad_y.clone(), o.view());
     let step = Delta { sum, mask: zero.view(), gates: saved.gates.clone(), keep_others: true };
     steps.delta(sizes, &step, delta)

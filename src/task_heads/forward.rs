@@ -3,7 +3,7 @@
 use super::TaskHeadsViews;
 use super::problem::{Problem, one_column, repeat_over_rows};
 use super::steps::{Fill, ListViews, Owner, Select, steps};
-use crate::attention::{ActiveHeads, AttentionOptions, attention_forward_into};
+use crate::attention::{ActiveHeads, AttentionOptions, Workspace, attention_forward_into};
 use crate::error::Result;
 
 /// `fresh`: `y` is known to hold zeros.
@@ -28,7 +28,15 @@ pub(super) fn run(problem: &Problem<'_>, out: &mut TaskHeadsViews<'_>, fresh: bo
         row_scale: repeat_over_rows(gates, &problem.lse_shape())?,
     };
     let options = AttentionOptions { heads: Some(heads), ..problem.attention.clone() };
-    attention_forward_into(&problem.q, &problem.k, &problem.v, &options, &mut out.y, &mut out.lse)?;
+    attention_forward_into(
+        &problem.q,
+        &problem.k,
+        &problem.v,
+        &options,
+        &mut out.y,
+        &mut out.lse,
+        Workspace::Allocate,
+    )?;
 
     let mut fill = Fill {
         owner: Owner::Head,

@@ -262,20 +262,22 @@ fn task_ids<'a>(
     device: &Device,
 ) -> Result<Ids<'a>> {
     let is_no_task = |id: i64| no_task_id(tasks.dtype(), id);
-    let ids = Ids::new(op, "tasks", tasks, batch, device, |id| {
+    let ids = Ids::new(op, "tasks", tasks, &[batch], device, |id| {
         if is_no_task(id) || usize::try_from(id).is_ok_and(|id| id < count) {
             return Ok(());
         }
         Err(Error::TaskId { op, got: id, tasks: count })
     })?;
-    let saturated = matches!(ids, Ids::Uploaded(_)) && tasks.dtype() == DType::U32;
+    let saturated = matches!(ids, Ids::Uploaded(..)) && tasks.dtype() == DType::U32;
     if !saturated {
         return Ok(ids);
     }
     // The general upload clamps u32 to i32, which would hide u32's NO_TASK.
     let signed =
         tasks.to_vec::<u32>()?.into_iter().map(|id| if is_no_task(id.into()) { NO_TASK } else { id as i32 });
-    Ok(Ids::Uploaded(Tensor::from_slice(device, &signed.collect::<Vec<_>>(), &[batch])?))
+    let signed: Vec<i32> = signed.collect();
+    let values = signed.iter().map(|&id| id.into()).collect();
+    Ok(Ids::Uploaded(Tensor::from_slice(device, &signed, &[batch])?, values))
 }
 
 /// Whether `id`, read from a tensor of type `dtype`, is [`NO_TASK`].

@@ -92,7 +92,12 @@ pub fn gradients_not_asked_for_change_nothing(device: &TestDevice) -> Result<(),
         let forward = launch.forward()?;
         let all = launch.backward(&forward, WantGradients::default())?;
         let choice = 1 + case.random(Stream::Places).below(6);
-        let want = WantGradients { dq: choice & 1 != 0, dk: choice & 2 != 0, dv: choice & 4 != 0 };
+        let want = WantGradients {
+            dq: choice & 1 != 0,
+            dk: choice & 2 != 0,
+            dv: choice & 4 != 0,
+            ..WantGradients::NONE
+        };
         let some = launch.backward(&forward, want)?;
         let pairs = [
             ("dq", want.dq, &some.dq, &all.dq),
@@ -138,7 +143,7 @@ fn allocate(device: &Device, case: &Case, data: &Data) -> gatewarp::Result<[Vec<
     let grad_o = tensor(&data.grad_o, &[p.batch, p.q_heads, p.q_len, p.value_dim])?;
     let grad_lse = tensor(&data.grad_lse, &[p.batch, p.q_heads, p.q_len])?;
     let options = AttentionOptions {
-        scale: case.scale,
+        scale: case.scale.map(f64::from),
         causal: case.causal,
         query_offset: QueryOffset::At(1),
         ..AttentionOptions::default()

@@ -8,7 +8,7 @@ use crate::support::random::Random;
 use crate::support::tolerance;
 use gatewarp::attention::{
     ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, QueryOffset, WantGradients,
-    attention_backward_into, attention_forward_into,
+    Workspace, attention_backward_into, attention_forward_into,
 };
 use gatewarp::{DType, Device, Layout, Tensor, TensorRef};
 
@@ -175,7 +175,7 @@ impl Launch {
     /// Options as a caller writes them.
     pub fn options(&self) -> AttentionOptions<'_> {
         AttentionOptions {
-            scale: self.scale,
+            scale: self.scale.map(f64::from),
             causal: self.problem.causal,
             query_offset: match (&self.offset, self.fixed_offset) {
                 (Some(list), _) => QueryOffset::PerSample(list.view()),
@@ -190,6 +190,7 @@ impl Launch {
                 active: heads.active.view(),
                 row_scale: heads.row_scale.view(),
             }),
+            ..Default::default()
         }
     }
 
@@ -223,7 +224,15 @@ impl Launch {
     /// Launches a forward pass, whatever comes of it.
     pub fn launch_forward(&self, o: &mut Guarded, lse: &mut Guarded) -> gatewarp::Result<()> {
         let (q, k, v) = (self.q.view(), self.k.view(), self.v.view());
-        attention_forward_into(&q, &k, &v, &self.options(), &mut o.view_mut(), &mut lse.view_mut())
+        attention_forward_into(
+            &q,
+            &k,
+            &v,
+            &self.options(),
+            &mut o.view_mut(),
+            &mut lse.view_mut(),
+            Workspace::Allocate,
+        )
     }
 
     /// A forward pass: every row of an active head written, no other, nothing outside, inputs untouched.
@@ -275,8 +284,8 @@ impl Launch {
         let (q, k, v) = (self.q.view(), self.k.view(), self.v.view());
         let [dq, dk, dv, drow_scale] =
             outputs.each_mut().map(|output| output.as_mut().map(Guarded::view_mut));
-        let views = AttentionGradientViews { dq, dk, dv, drow_scale };
-        attention_backward_into(&q, &k, &v, &saved, &self.options(), views)?;
+        let views = AttentionGradientViews { dq, dk, dv, drow_scale, ..Default::default() };
+        attention_backward_into(&q, &k, &v, &saved, &self.options(), views, Workspace::Allocate)?;
         Ok(outputs)
     }
 

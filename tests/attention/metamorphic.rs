@@ -97,7 +97,7 @@ pub fn value_gradient_is_the_adjoint(device: &TestDevice) -> Result<(), String> 
         let u = &other.v;
         let o = Launch::new(handle, &other, case.seed).forward()?.o;
         let launch = Launch::new(handle, &data, case.seed);
-        let only_dv = WantGradients { dq: false, dk: false, dv: true };
+        let only_dv = WantGradients { dv: true, ..WantGradients::NONE };
         let dv = launch.backward(&launch.forward()?, only_dv)?.dv.ok_or("dv was asked for")?;
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()

@@ -40,7 +40,11 @@ pub fn bad_input_is_a_typed_error(device: &TestDevice) -> Result<(), String> {
     )?;
     is_argument("targets missing", c.push(Gate::Swap, &[0]).map(drop))?;
     is_argument("matrix size", c.unitary(&[0], &[Complex64::ONE; 3]).map(drop))?;
-    is_argument("matrix qubits", c.unitary(&[0, 1, 2, 3], &[Complex64::ONE; 256]).map(drop))?;
+    is_argument("matrix qubits", c.unitary(&[0, 1, 2, 3, 4, 5, 6], &[Complex64::ONE; 1 << 14]).map(drop))?;
+    is_argument("short table", c.permutation(&[0, 1], &[1, 0]).map(drop))?;
+    is_argument("table with a value twice", c.permutation(&[0, 1], &[1, 0, 2, 2]).map(drop))?;
+    is_argument("table out of range", c.permutation(&[0], &[0, 2]).map(drop))?;
+    is_argument("huge slot", c.sample_matrix(&[0], usize::MAX).map(drop))?;
     is_argument("diagonal size", c.diagonal(&[0, 1], &[Complex64::ONE; 2]).map(drop))?;
     is_argument("NaN matrix", c.unitary(&[0], &[Complex64::new(f64::NAN, 0.0); 4]).map(drop))?;
     is_argument("NaN angle", c.rx(0, f64::NAN).map(drop))?;

@@ -1,9 +1,10 @@
 //! Random circuits, as the library builds them and as the oracle multiplies them.
 
+use crate::support::devices::TestDevice;
 use crate::support::oracle_statevec::{self as oracle, Operation};
 use crate::support::random::Random;
-use gatewarp::Complex64 as C;
 use gatewarp::statevec::{Circuit, Control, Gate, Parameter, PauliString, PauliSum, Variable};
+use gatewarp::{Backend, Complex64 as C};
 
 /// Most shared and per-sample parameters of a random circuit.
 pub const PARAMETERS: usize = 5;
@@ -17,7 +18,7 @@ pub struct Item {
 }
 
 /// Kinds of gate, by number, with the number of qubits each acts on.
-pub const KINDS: [(usize, &str); 30] = [
+pub const KINDS: [(usize, &str); 41] = [
     (1, "x"),
     (1, "y"),
     (1, "z"),
@@ -48,7 +49,21 @@ pub const KINDS: [(usize, &str); 30] = [
     (3, "matrix3"),
     (3, "diagonal3"),
     (4, "diagonal4"),
+    (1, "permutation1"),
+    (2, "permutation2"),
+    (3, "permutation3"),
+    (3, "linear3"),
+    (6, "diagonal6"),
+    (4, "linear4"),
+    (4, "permutation4"),
+    (6, "permutation6"),
+    (4, "matrix4"),
+    (5, "matrix5"),
+    (6, "matrix6"),
 ];
+
+/// Kinds from this one on are the CPU's alone.
+const FIRST_WIDE: usize = 35;
 
 /// A random unitary of the given side: Gram–Schmidt on random columns.
 pub fn unitary(side: usize, random: &mut Random) -> Vec<C> {
@@ -107,9 +122,24 @@ pub fn gate(
             let factors: Vec<(char, usize)> = qubits.iter().map(|&q| (letters[random.below(4)], q)).collect();
             Gate::PauliRotation(PauliString::new(&factors).expect("distinct qubits"), angle(random))
         }
-        "matrix1" | "matrix2" | "matrix3" => Gate::Matrix(unitary(1 << qubits.len(), random)),
+        name if name.starts_with("matrix") => Gate::Matrix(unitary(1 << qubits.len(), random)),
+        name if name.starts_with("permutation") => {
+            Gate::Permutation(random.permutation(1 << qubits.len()).into_iter().map(|to| to as u32).collect())
+        }
+        name if name.starts_with("linear") => Gate::Permutation(linear(qubits.len(), random)),
         _ => Gate::Diagonal(phases(random, qubits.len())),
     }
+}
+
+/// A random table x → A·x ⊕ b over GF(2): CNOTs and flips.
+fn linear(qubits: usize, random: &mut Random) -> Vec<u32> {
+    let mut table: Vec<u32> = (0..1 << qubits).collect();
+    for _ in 0..3 * qubits {
+        let (from, to) = (random.below(qubits), random.below(qubits));
+        let flip = |x: u32| if from == to { 1 } else { x >> from & 1 };
+        table.iter_mut().for_each(|x| *x ^= flip(*x) << to);
+    }
+    table
 }
 
 /// A random gate on `n` qubits, controlled half the time.
@@ -157,8 +187,14 @@ pub fn random_items(n: usize, gates: usize, kinds: &[usize], random: &mut Random
     (0..gates).map(|_| random_item(n, kinds, random, &mut any_parameter)).collect()
 }
 
+/// Kinds that every backend has.
 pub fn all_kinds() -> Vec<usize> {
-    (0..KINDS.len()).collect()
+    (0..FIRST_WIDE).collect()
+}
+
+/// Kinds that the device's backend has.
+pub fn kinds_of(device: &TestDevice) -> Vec<usize> {
+    if device.backend() == Backend::Cpu { (0..KINDS.len()).collect() } else { all_kinds() }
 }
 
 /// The library's circuit, with [`PARAMETERS`] of each kind declared.
@@ -242,6 +278,11 @@ pub fn operation(item: &Item, theta: &[f64], input: &[f64]) -> Operation {
         }
         Gate::Matrix(entries) => entries.clone(),
         Gate::Diagonal(entries) => dense_diagonal(entries),
+        Gate::Permutation(table) => {
+            let side = table.len();
+            let moved = |at: usize| if table[at % side] as usize == at / side { C::ONE } else { C::ZERO };
+            (0..side * side).map(moved).collect()
+        }
         other => panic!("the oracle does not know {other:?}"),
     };
     let plain = Operation::new(matrix, &targets);
@@ -310,4 +351,18 @@ pub fn moved_sum(sum: &PauliSum, place: &[usize]) -> PauliSum {
     sum.terms().iter().fold(PauliSum::new(), |moved, &(coefficient, string)| {
         moved.plus(coefficient, &factors(moved_string(string, place))).expect("a legal string")
     })
+}
+
+/// The identity with two rows exchanged.
+pub fn identity_with_rows_exchanged(side: usize, a: usize, b: usize) -> Vec<C> {
+    let row = |row: usize| {
+        if row == a {
+            b
+        } else if row == b {
+            a
+        } else {
+            row
+        }
+    };
+    (0..side * side).map(|at| if row(at / side) == at % side { C::ONE } else { C::ZERO }).collect()
 }

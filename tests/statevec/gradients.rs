@@ -126,12 +126,13 @@ pub fn the_adjoint_is_the_parameter_shift(device: &TestDevice) -> Result<(), Str
         return outcome;
     }
     let strategy = (any::<u64>(), 1usize..=9, 1usize..=30);
+    let kinds = case::kinds_of(device);
     check("the_adjoint_is_the_parameter_shift", device, CASES, &strategy, |device, &(seed, n, gates)| {
         let random = &mut Random::new(seed, 21);
         let rotations: Vec<usize> = (0..KINDS.len())
             .filter(|&k| ["rx", "ry", "rz", "rxx", "ryy", "rzz", "pauli2", "pauli3"].contains(&KINDS[k].1))
             .collect();
-        let mut items = case::random_items(n, gates, &all_kinds(), random);
+        let mut items = case::random_items(n, gates, &kinds, random);
         let fixed = &mut |random: &mut Random| Parameter::Constant(f64::from(random.signed()) * 7.0);
         items.iter_mut().for_each(|item| {
             if item.gate != case::without_parameters(&item.gate) {
@@ -182,6 +183,7 @@ pub fn the_adjoint_is_the_parameter_shift(device: &TestDevice) -> Result<(), Str
 
 /// The same circuit on few qubits and spread over many.
 pub fn large_adjoints_agree_with_batched_ones(device: &TestDevice) -> Result<(), String> {
+    let kinds = case::kinds_of(device);
     if let Some(outcome) = refused(device) {
         return outcome;
     }
@@ -193,7 +195,7 @@ pub fn large_adjoints_agree_with_batched_ones(device: &TestDevice) -> Result<(),
         &strategy,
         |device, &(seed, m, n, gates)| {
             let random = &mut Random::new(seed, 22);
-            let small = case::random_items(n, gates, &all_kinds(), random);
+            let small = case::random_items(n, gates, &kinds, random);
             let place: Vec<usize> = random.permutation(m)[..n].to_vec();
             let (theta, inputs) = (random.values(PARAMETERS, 4.0), random.values(PARAMETERS, 4.0));
             let (sums, strings) = random_sums(n, random);

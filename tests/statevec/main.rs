@@ -8,16 +8,23 @@ mod support;
 
 mod bad_input;
 mod case;
+mod gates;
 mod gradients;
+mod random_words;
 mod readout;
 mod states;
+mod tasks;
 
 use std::process::ExitCode;
 use support::devices::{Test, run};
 
 static TESTS: &[Test] = &[
     Test::new("random_circuits_are_their_matrices", states::random_circuits_are_their_matrices),
-    Test::new("every_gate_everywhere", states::every_gate_everywhere),
+    Test::new("every_gate_everywhere", gates::every_gate_everywhere),
+    Test::new("sample_matrices_are_their_samples", gates::sample_matrices_are_their_samples),
+    Test::new("matrices_are_seen_for_what_they_are", gates::matrices_are_seen_for_what_they_are),
+    Test::new("a_sample_has_the_parameters_of_its_task", tasks::a_sample_has_the_parameters_of_its_task),
+    Test::new("bad_tasks_are_typed_errors", tasks::bad_tasks_are_typed_errors),
     Test::new("relabelled_circuits_are_their_matrices", states::relabelled_circuits_are_their_matrices),
     Test::new("angles_around_two_pi_under_controls", states::angles_around_two_pi_under_controls),
     Test::new(
@@ -40,6 +47,7 @@ static TESTS: &[Test] = &[
     Test::new("the_adjoint_is_the_parameter_shift", gradients::the_adjoint_is_the_parameter_shift),
     Test::new("large_adjoints_agree_with_batched_ones", gradients::large_adjoints_agree_with_batched_ones),
     Test::new("outputs_are_written_inside_their_views", readout::outputs_are_written_inside_their_views),
+    Test::new("random_words_are_the_same_everywhere", random_words::random_words_are_the_same_everywhere),
     Test::new("bad_input_is_a_typed_error", bad_input::bad_input_is_a_typed_error),
     Test::alone("a_nan_angle_spoils_its_sample_alone", bad_input::a_nan_angle_spoils_its_sample_alone),
 ];

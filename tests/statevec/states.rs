@@ -59,6 +59,7 @@ pub fn agrees(
 }
 
 pub fn random_circuits_are_their_matrices(device: &TestDevice) -> Result<(), String> {
+    let kinds = case::kinds_of(device);
     let gates = most_gates(device);
     let strategy = (any::<u64>(), 1usize..=8, 1usize..=gates, 1usize..=3);
     check(
@@ -68,70 +69,10 @@ pub fn random_circuits_are_their_matrices(device: &TestDevice) -> Result<(), Str
         &strategy,
         |device, &(seed, n, gates, samples)| {
             let random = &mut Random::new(seed, 0);
-            let items = case::random_items(n, gates, &all_kinds(), random);
+            let items = case::random_items(n, gates, &kinds, random);
             agrees(n, &items, device, samples, random)
         },
     )
-}
-
-/// Every gate on every choice of targets, under every pattern of up to two controls, inside a spread-out state.
-pub fn every_gate_everywhere(device: &TestDevice) -> Result<(), String> {
-    let sizes: &[usize] = if device.backend() == Backend::Cpu { &[1, 2, 3, 4, 5] } else { &[2, 4, 5] };
-    for &n in sizes {
-        for (kind, (width, name)) in KINDS.iter().enumerate() {
-            if *width > n {
-                continue;
-            }
-            let random = &mut Random::new(17 * n as u64, kind as u64);
-            for targets in arrangements(n, *width) {
-                let rest: Vec<usize> = (0..n).filter(|q| !targets.contains(q)).collect();
-                // 0: not a control, 1: on 1, 2: on 0.
-                for pattern in 0..3usize.pow(rest.len().min(2) as u32) {
-                    let control = |i: usize| match pattern / 3usize.pow(i as u32) % 3 {
-                        0 => None,
-                        value => Some(Control { qubit: rest[i], value: value == 1 }),
-                    };
-                    let controls = (0..rest.len().min(2)).filter_map(control).collect();
-                    let mut items: Vec<Item> = (0..n)
-                        .map(|q| Item {
-                            gate: Gate::U3(
-                                Parameter::Constant(0.4 + 0.3 * q as f64),
-                                Parameter::Constant(0.9),
-                                Parameter::Constant(-0.2),
-                            ),
-                            targets: vec![q],
-                            controls: vec![],
-                        })
-                        .collect();
-                    let gate = case::gate(kind, &targets, random, &mut case::any_parameter);
-                    let targets =
-                        if matches!(gate, Gate::PauliRotation(..)) { vec![] } else { targets.clone() };
-                    items.push(Item { gate, targets, controls });
-                    agrees(n, &items, device.handle(pattern), 1, random)
-                        .map_err(|error| format!("{name} in {:?}: {error}", items.last()))?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Ordered choices of `k` of `n` qubits; for three and more only every seventh, which still puts each qubit in each place.
-fn arrangements(n: usize, k: usize) -> Vec<Vec<usize>> {
-    let mut all: Vec<Vec<usize>> = vec![vec![]];
-    for _ in 0..k {
-        all = all
-            .into_iter()
-            .flat_map(|chosen| {
-                (0..n)
-                    .filter(|q| !chosen.contains(q))
-                    .map(|q| [chosen.as_slice(), &[q]].concat())
-                    .collect::<Vec<_>>()
-            })
-            .collect();
-    }
-    let stride = if k > 2 { 7 } else { 1 };
-    all.into_iter().step_by(stride).collect()
 }
 
 /// Many CNOTs between rotations: directions far from the axes, registers evicted and roles exchanged.

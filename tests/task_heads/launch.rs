@@ -149,7 +149,7 @@ impl Launch {
 
     pub fn attention_options(&self) -> AttentionOptions<'_> {
         AttentionOptions {
-            scale: self.scale,
+            scale: self.scale.map(f64::from),
             causal: self.case.attention.causal,
             query_offset: match &self.offset {
                 QueryOffsetData::BottomRight => QueryOffset::BottomRight,
@@ -158,6 +158,7 @@ impl Launch {
             },
             kv_len: self.kv_len.as_ref().map(Tensor::view),
             heads: None,
+            ..Default::default()
         }
     }
 

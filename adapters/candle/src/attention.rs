@@ -34,11 +34,12 @@ impl Attention {
     pub(crate) fn with_options<R>(&self, f: impl FnOnce(&AttentionOptions<'_>) -> Result<R>) -> Result<R> {
         let kv_len = self.kv_len.as_ref().map(|len| TensorRef::from_slice(len, &[len.len()])).transpose();
         f(&AttentionOptions {
-            scale: self.scale,
+            scale: self.scale.map(f64::from),
             causal: self.causal,
             query_offset: self.query_offset.map_or(QueryOffset::BottomRight, QueryOffset::At),
             kv_len: kv_len.map_err(wrap)?,
             heads: None,
+            ..Default::default()
         })
     }
 }

@@ -22,8 +22,11 @@ mod views;
 #[cfg(test)]
 mod tests;
 
+use super::features::Capabilities;
 use super::problem::Offset;
 use super::{Backward, Forward, Problem};
+use crate::device::Backend;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use backward::{KeyTile, QueryTile, Terms, dot};
 use forward::ForwardTile;
@@ -33,6 +36,10 @@ use rayon::prelude::*;
 use sight::Sight;
 use std::f32::consts::LOG2_E;
 use views::{HeadsMut, HeadsRef, Rows};
+
+/// What these kernels can do.
+pub(super) const CAPABILITIES: Capabilities =
+    Capabilities { backend: Backend::Cpu, dtypes: &[DType::F32], dim: 128, features: &[] };
 
 /// Below this many multiplications a call runs on the caller's thread: waking others costs more.
 const INLINE_BELOW: u64 = 1 << 21;
@@ -99,6 +106,16 @@ fn multiplications(problem: &Problem<'_>, pairs: usize, dims: usize) -> u64 {
         .fold(pairs as u64, |product, &n| product.saturating_mul(n as u64))
 }
 
+/// Scratch is a few hundred KiB a thread, on the host's heap: there is nothing to hand in.
+pub(super) fn forward_workspace(_: &Problem<'_>) -> usize {
+    0
+}
+
+/// As [`forward_workspace`].
+pub(super) fn backward_workspace(_: &Problem<'_>) -> usize {
+    0
+}
+
 pub(super) fn forward(problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
     forward_on(Arch::new(), problem, call)
 }
@@ -124,7 +141,7 @@ fn forward_on(arch: Arch, problem: &Problem<'_>, call: &mut Forward<'_>) -> Resu
             v: v.head(b, h / group),
             query,
             sight: sights[b],
-            scale: problem.scale,
+            scale: problem.scale as f32,
             row_scale: row_scale.map(|r| r.head(b, h).range(query, count)),
             o: o.range(query, count),
             lse: lse.range(query, count),
@@ -337,7 +354,7 @@ impl BackwardPass<'_, '_> {
             v: self.v.head(b, kv_head),
             query,
             sight: self.sights[b],
-            scale: self.problem.scale,
+            scale: self.problem.scale as f32,
             dq: dq.as_mut().map(|t| t.range(query, count)),
             drow_scale: drow_scale.as_mut().map(|t| t.range(query, count)),
             dk,
@@ -375,7 +392,7 @@ impl BackwardPass<'_, '_> {
             v: self.v.head(b, kv_head).range(key, count),
             key,
             sight: self.sights[b],
-            scale: self.problem.scale,
+            scale: self.problem.scale as f32,
             heads: &heads,
             dk: dk.as_mut().map(|t| t.range(key, count)),
             dv: dv.as_mut().map(|t| t.range(key, count)),

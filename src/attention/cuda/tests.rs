@@ -174,16 +174,25 @@ impl Run {
         let offsets = case.offsets.as_ref().map(|o| Tensor::from_slice(device, o, &[batch]).unwrap());
         let strided = Layout::new(&[batch], &[2], 0).unwrap();
         let options = AttentionOptions {
-            scale: Some(case.scale),
+            scale: Some(case.scale.into()),
             causal: case.causal,
             query_offset: offsets
                 .as_ref()
                 .map_or(QueryOffset::BottomRight, |o| QueryOffset::PerSample(o.view())),
             kv_len: lens.as_ref().map(|lens| lens.view().with_layout(strided).unwrap()),
             heads: lists.as_ref().map(Lists::heads),
+            ..Default::default()
         };
         let (q, k, v) = (run.q.view(), run.k.view(), run.v.view());
-        attention_forward_into(&q, &k, &v, &options, &mut run.o.view_mut(), &mut run.lse.view_mut())?;
+        attention_forward_into(
+            &q,
+            &k,
+            &v,
+            &options,
+            &mut run.o.view_mut(),
+            &mut run.lse.view_mut(),
+            Workspace::Allocate,
+        )?;
         let grad_o = input(&o_shape, &case.grad_o);
         let grad_lse = case.grad_lse.as_ref().map(|g| input(&rows, g));
         let saved = AttentionSaved {
@@ -197,8 +206,9 @@ impl Run {
             dk: want.dk.then(|| run.dk.view_mut()),
             dv: want.dv.then(|| run.dv.view_mut()),
             drow_scale: (want.drow_scale && lists.is_some()).then(|| run.drow_scale.view_mut()),
+            ..Default::default()
         };
-        attention_backward_into(&q, &k, &v, &saved, &options, gradients)?;
+        attention_backward_into(&q, &k, &v, &saved, &options, gradients, Workspace::Allocate)?;
         device.synchronize()?;
         Ok(run)
     }
@@ -516,11 +526,12 @@ fn pairs_out_of_range_are_skipped() {
         .map(|shape| Stored::output(&device, Storage::Plain, &shape));
     let mut lse = Stored::output(&device, Storage::Plain, &[1, 2, 5]);
     let (q, k) = (q.view(), k.view());
-    attention_forward_into(&q, &k, &k, &options, &mut o.view_mut(), &mut lse.view_mut()).unwrap();
+    attention_forward_into(&q, &k, &k, &options, &mut o.view_mut(), &mut lse.view_mut(), Workspace::Allocate)
+        .unwrap();
     let saved = AttentionSaved { o: o.view(), lse: lse.view(), grad_o: q.clone(), grad_lse: None };
     let gradients =
         AttentionGradientViews { dq: Some(dq.view_mut()), dk: Some(dk.view_mut()), ..Default::default() };
-    attention_backward_into(&q, &k, &k, &saved, &options, gradients).unwrap();
+    attention_backward_into(&q, &k, &k, &saved, &options, gradients, Workspace::Allocate).unwrap();
     let written = |stored: &Stored| -> Vec<bool> { stored.read().iter().map(|x| !x.is_nan()).collect() };
     assert_eq!(written(&o), [[false; 20], [true; 20]].concat());
     assert_eq!(written(&dq), [[false; 20], [true; 20]].concat());

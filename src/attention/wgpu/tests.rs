@@ -291,7 +291,7 @@ fn run(device: &Device, seed: u64) {
     let flags: Vec<u32> = case.active.iter().map(|&f| f.into()).collect();
     let flags = Tensor::from_slice(device, &flags, &[batch, hq]).unwrap();
     let options = AttentionOptions {
-        scale: Some(scale),
+        scale: Some(scale.into()),
         causal,
         query_offset: match offset_kind {
             0 => QueryOffset::BottomRight,
@@ -306,12 +306,22 @@ fn run(device: &Device, seed: u64) {
             active: flags.view(),
             row_scale: scale_rows.view(),
         }),
+        ..Default::default()
     };
 
     let mut o = output(r, &[batch, hq, sq, dv]);
     let mut lse = output(r, &[batch, hq, sq]);
     let (mut o_view, mut lse_view) = (o.view_mut(), lse.view_mut());
-    attention_forward_into(&q.view(), &k.view(), &v.view(), &options, &mut o_view, &mut lse_view).unwrap();
+    attention_forward_into(
+        &q.view(),
+        &k.view(),
+        &v.view(),
+        &options,
+        &mut o_view,
+        &mut lse_view,
+        Workspace::Allocate,
+    )
+    .unwrap();
     // Rows of inactive pairs are not written: they still hold the guard.
     let unwritten = |want: &[Sum], width: usize| -> Vec<Sum> {
         let inactive = |i: usize| !case.active[i / (sq * width)];
@@ -338,8 +348,18 @@ fn run(device: &Device, seed: u64) {
         dk: wanted[1].then(|| dk.view_mut()),
         dv: wanted[2].then(|| d_v.view_mut()),
         drow_scale: (with_heads && wanted[3]).then(|| drow.view_mut()),
+        ..Default::default()
     };
-    attention_backward_into(&q.view(), &k.view(), &v.view(), &saved, &options, gradients).unwrap();
+    attention_backward_into(
+        &q.view(),
+        &k.view(),
+        &v.view(),
+        &saved,
+        &options,
+        gradients,
+        Workspace::Allocate,
+    )
+    .unwrap();
     let guard = |n: usize| vec![Sum(GUARD.into(), 0.0); n];
     let expect = |wanted: bool, want: Vec<Sum>| if wanted { want } else { guard(want.len()) };
     check("dq", seed, &dq.read(), &expect(wanted[0], want.dq), 4.0 * bound);

@@ -1,8 +1,12 @@
 //! The adjoint sweep: undoes operations on ψ and λ together and collects ∂/∂angle of Re⟨λ|ψ⟩ on the way.
 
-use super::exec::{Code, MAX_REGISTERS, Op, Sweep};
+use super::exec::{Code, Op, Sweep};
 use super::lanes::{Chunk, Lanes};
-use super::sweep::{is_lower, role_number, roles, shear_imag, shear_real, wide_rotation, with_flip};
+use super::lone;
+use super::sweep::{
+    exchange, is_lower, role_number, roles, shear_imag, shear_real, wide_permutation, wide_rotation,
+    with_flip,
+};
 use super::vector::{Coefficients, Complex, Isa, Real, Routine, dispatch};
 
 /// Undoes sweeps, last first, on ψ and λ. `gradients[accumulator]` gains ∂E/∂angle per lane, E = ⟨ψ|O|ψ⟩, λ = Oψ.
@@ -38,8 +42,8 @@ impl Routine for Undo<'_> {
             match sweep.registers {
                 N => undo_sweep(isa, psi, lambda, sweep, table, tile, gradients),
                 _ => {
-                    undo_lone_matrix(isa, psi, sweep, table, tile);
-                    undo_lone_matrix(isa, lambda, sweep, table, tile);
+                    lone::run(isa, psi, sweep, table, tile, true);
+                    lone::run(isa, lambda, sweep, table, tile, true);
                 }
             }
         }
@@ -50,28 +54,6 @@ impl Routine for Undo<'_> {
 struct Pair<S: Isa, const N: usize> {
     psi: [Complex<S>; N],
     lambda: [Complex<S>; N],
-}
-
-/// A three-qubit matrix, which the scheduler leaves alone in its sweep: eight registers of one state at a time.
-#[inline(always)]
-fn undo_lone_matrix<S: Isa>(isa: S, state: &mut [Chunk], sweep: &Sweep, table: &[Lanes], tile: u32) {
-    let mut base = 0u32;
-    for set in 1..=1usize << sweep.bases.len() {
-        let index = |j: usize| (base ^ sweep.offsets[j]) as usize;
-        let at = u64::from(tile) << 32 | u64::from(base);
-        let mut a = [Complex::zero(isa); MAX_REGISTERS];
-        for j in 0..MAX_REGISTERS {
-            a[j] = Complex::load(isa, &state[index(j)]);
-        }
-        for op in sweep.ops.iter().rev() {
-            let c = Coefficients { isa, lanes: &table[op.slot as usize..] };
-            a = undo_wide_matrix(a, sweep, op, c, at);
-        }
-        for j in 0..MAX_REGISTERS {
-            state[index(j)] = a[j].store();
-        }
-        base ^= sweep.bases.get(set.trailing_zeros() as usize).copied().unwrap_or(0);
-    }
 }
 
 /// Registers of each of the two states: together they fill the register file.
@@ -150,6 +132,15 @@ fn undo_op<S: Isa, const N: usize>(
         Code::WideDiagonal => {
             pair.psi = undo_wide_diagonal(pair.psi, sweep, op, c, at);
             pair.lambda = undo_wide_diagonal(pair.lambda, sweep, op, c, at);
+        }
+        Code::Exchange => {
+            let active = sweep.active(op, at);
+            exchange(&mut pair.psi, op.register, active);
+            exchange(&mut pair.lambda, op.register, active);
+        }
+        Code::WidePermutation => {
+            pair.psi = wide_permutation(pair.psi, sweep, op, at, true);
+            pair.lambda = wide_permutation(pair.lambda, sweep, op, at, true);
         }
     }
 }

@@ -4,17 +4,29 @@ use super::exec::{Code, Exec, Recipe};
 use super::lanes::{Chunk, Lanes, WIDTH, sin_cos};
 use crate::statevec::lower::{Action, Lowered, odd_bits};
 use crate::statevec::parameter::{Angle, Variable};
-use num_complex::Complex64;
+use num_complex::{Complex32, Complex64};
 
 /// Parameter values in host memory.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Values<'a> {
     pub(crate) theta: &'a [f32],
     pub(crate) theta_step: usize,
+    /// Task of each sample and the step from task to task, if theta has a row for each.
+    pub(crate) tasks: Option<(Vec<usize>, usize)>,
     /// From sample 0's first value on.
     pub(crate) inputs: &'a [f32],
     pub(crate) sample_step: usize,
     pub(crate) input_step: usize,
+    /// By slot.
+    pub(crate) matrices: Vec<Matrices<'a>>,
+}
+
+/// Row-major matrices, one a sample.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Matrices<'a> {
+    pub(crate) values: &'a [Complex32],
+    pub(crate) sample_step: usize,
+    pub(crate) row_step: usize,
 }
 
 impl Values<'_> {
@@ -24,6 +36,14 @@ impl Values<'_> {
         match angle.of {
             None => [angle.offset; WIDTH],
             Some(Variable::Theta(i)) => {
+                if let Some((tasks, step)) = &self.tasks {
+                    let mut out = [0.0; WIDTH];
+                    for l in 0..WIDTH {
+                        let value = f64::from(self.theta[tasks[samples[l]] * step + i * self.theta_step]);
+                        out[l] = angle.scale.mul_add(value, angle.offset);
+                    }
+                    return out;
+                }
                 let value = f64::from(self.theta[i * self.theta_step]);
                 [angle.scale.mul_add(value, angle.offset); WIDTH]
             }
@@ -131,7 +151,7 @@ impl Table {
                 (out[0], out[1]) = (cos.select(ones, Lanes::ONE), sin.select(ones, Lanes::ZERO));
                 (out[2], out[3]) = (Lanes::ONE.select(ones, cos), Lanes::ZERO.select(ones, sin));
             }
-            (Action::Matrix(entries), code) => {
+            (Action::Matrix(_) | Action::SampleMatrix { .. }, code) => {
                 let k = recipe.role_lanes.len();
                 let side = 1usize << k;
                 for base in 0..side {
@@ -141,10 +161,17 @@ impl Table {
                     for (at, partner) in (0..side * if code == Code::Matrix { side } else { 1 }).enumerate() {
                         let entry = |lane: usize| {
                             let role = base ^ lane_roles(&recipe.role_lanes, lane);
-                            match code {
+                            let (row, column) = match code {
                                 // Rows and columns as the pair sees them: exchanged where the roles are.
-                                Code::Matrix => entries[(partner >> 1 ^ role) * 2 + (partner & 1 ^ role)],
-                                _ => entries[role * side + (role ^ partner)],
+                                Code::Matrix => (partner >> 1 ^ role, partner & 1 ^ role),
+                                _ => (role, role ^ partner),
+                            };
+                            match &step.action {
+                                Action::Matrix(entries) => entries[row * side + column],
+                                Action::SampleMatrix { slot, adjoint } => {
+                                    values.matrices[*slot].entry(samples[lane], row, column, *adjoint)
+                                }
+                                _ => Complex64::ZERO,
                             }
                         };
                         let per_set = if code == Code::Matrix { side * side } else { side };
@@ -152,6 +179,8 @@ impl Table {
                     }
                 }
             }
+            // Has no coefficients, hence no recipe.
+            (Action::Permutation(_), _) => {}
             (Action::Diagonal(entries), _) => {
                 for base in 0..entries.len() {
                     put(out, base, |lane| entries[base ^ lane_roles(&recipe.role_lanes, lane)]);
@@ -177,16 +206,31 @@ impl pulp::NullaryFnOnce for Fill<'_> {
     #[inline(always)]
     fn call(self) {
         for recipe in &self.exec.recipes {
-            if varies(self.lowered, recipe) == self.varying {
+            if varies(self.lowered, recipe, self.values.tasks.is_some()) == self.varying {
                 self.table.fill(self.lowered, recipe, self.values, self.samples);
             }
         }
     }
 }
 
-fn varies(lowered: &Lowered, recipe: &Recipe) -> bool {
-    let of = |&step: &usize| lowered.steps[step].angle().and_then(|angle| angle.of);
-    recipe.steps.iter().any(|step| matches!(of(step), Some(Variable::Input(_))))
+fn varies(lowered: &Lowered, recipe: &Recipe, theta_varies: bool) -> bool {
+    recipe.steps.iter().any(|&step| match lowered.steps[step].action {
+        Action::SampleMatrix { .. } => true,
+        _ => match lowered.steps[step].angle().and_then(|angle| angle.of) {
+            Some(Variable::Input(_)) => true,
+            Some(Variable::Theta(_)) => theta_varies,
+            None => false,
+        },
+    })
+}
+
+impl Matrices<'_> {
+    fn entry(&self, sample: usize, row: usize, column: usize, adjoint: bool) -> Complex64 {
+        let (row, column) = if adjoint { (column, row) } else { (row, column) };
+        let entry = self.values[sample * self.sample_step + row * self.row_step + column];
+        let entry = Complex64::new(entry.re.into(), entry.im.into());
+        if adjoint { entry.conj() } else { entry }
+    }
 }
 
 /// Sine and cosine of `factor ·` an angle.

@@ -1,6 +1,7 @@
 //! A plan turned into what the CPU's inner loop reads: flat operations with coefficient slots.
 
 use super::lanes::WIDTH;
+use crate::statevec::gate::inverse_table;
 use crate::statevec::lower::{Action, Step, odd_bits};
 use crate::statevec::plan::{Pass, Placed, Seen};
 use std::ops::Range;
@@ -18,6 +19,9 @@ const fn parities(mask: u32) -> u32 {
     bits
 }
 
+/// Most registers of a sweep that one wide matrix or permutation has to itself.
+pub(crate) const LONE_REGISTERS: usize = 1 << crate::statevec::MAX_MATRIX_QUBITS;
+
 /// A parity of the index, for each register at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bits {
@@ -27,6 +31,8 @@ pub(crate) struct Bits {
     registers: u32,
     /// Over the lane number.
     pub(crate) lane: u32,
+    /// Over the register number, where there may be more registers than `registers` has bits for.
+    number: u32,
 }
 
 impl Bits {
@@ -36,7 +42,17 @@ impl Bits {
             mask: u64::from(seen.tile) << 32 | u64::from(seen.base),
             registers: parities(seen.register) ^ odd,
             lane: seen.lane,
+            number: seen.register,
         }
+    }
+
+    /// The parity for register j in lane 0, of any number of registers.
+    #[inline(always)]
+    pub(crate) fn of(&self, at: u64, j: usize) -> bool {
+        // The register numbers of `registers` are those of the low three bits; the rest of `number` is added.
+        let high = j & !(MAX_REGISTERS - 1);
+        let low = self.at(at) >> (j & (MAX_REGISTERS - 1)) & 1 == 1;
+        low ^ odd_bits(self.number & high as u32)
     }
 
     /// Whether the parity changes from register set to register set.
@@ -65,7 +81,7 @@ impl Bits {
     }
 }
 
-const ALL_LANES: u32 = (1 << WIDTH) - 1;
+pub(crate) const ALL_LANES: u32 = (1 << WIDTH) - 1;
 
 /// Bit l of entry m: the parity of `m & l`, for lane number l.
 const LANE_PARITY: [u32; WIDTH] = {
@@ -105,6 +121,10 @@ pub(crate) enum Code {
     WideMatrix,
     /// Any diagonal: factor for each role; complex.
     WideDiagonal,
+    /// Exchange of a register pair under controls without lanes. No coefficients.
+    Exchange,
+    /// Any permutation. No coefficients.
+    WidePermutation,
 }
 
 /// One operation of a sweep.
@@ -133,6 +153,52 @@ pub(crate) struct Wide {
     pub(crate) roles: Vec<Bits>,
     /// Register and lane XOR of every combination of directions.
     pub(crate) flips: Vec<(u32, u32)>,
+    /// Of a permutation: forward, then backward.
+    pub(crate) moves: [Moves; 2],
+}
+
+/// Where a permutation takes the element of each role from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Moves {
+    /// Of role r in lane 0: the moves from `starts[r]` to `starts[r + 1]`.
+    pub(crate) starts: Vec<u32>,
+    pub(crate) moves: Vec<Move>,
+}
+
+/// The lanes of `mask` take the element `register` and `lane` XORs away.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    pub(crate) register: u32,
+    pub(crate) lane: u32,
+    pub(crate) mask: u32,
+}
+
+impl Moves {
+    /// `source[r]`: the role whose element role r receives.
+    fn new(source: &[u32], roles: &[Bits], flips: &[(u32, u32)]) -> Self {
+        let mut all = Self { starts: vec![0], moves: Vec::new() };
+        let of_lane = |lane: u32| {
+            let bits = roles.iter().enumerate();
+            bits.fold(0, |role, (i, bit)| role | u32::from(odd_bits(bit.lane & lane)) << i)
+        };
+        for first in 0..source.len() as u32 {
+            // Lanes by the combination of directions they look along.
+            let mut along = vec![0u32; source.len()];
+            for lane in 0..WIDTH as u32 {
+                let role = first ^ of_lane(lane);
+                along[(role ^ source[role as usize]) as usize] |= 1 << lane;
+            }
+            let used = along.iter().zip(flips).filter(|&(&mask, _)| mask != 0);
+            all.moves.extend(used.map(|(&mask, &(register, lane))| Move { register, lane, mask }));
+            all.starts.push(all.moves.len() as u32);
+        }
+        all
+    }
+
+    #[inline(always)]
+    pub(crate) fn of(&self, role: usize) -> &[Move] {
+        &self.moves[self.starts[role] as usize..self.starts[role + 1] as usize]
+    }
 }
 
 /// A sweep ready to run.
@@ -140,6 +206,8 @@ pub(crate) struct Wide {
 pub(crate) struct Sweep {
     /// Local XOR of each register.
     pub(crate) offsets: [u32; MAX_REGISTERS],
+    /// The same, where one matrix has more registers to itself.
+    pub(crate) lone_offsets: Vec<u32>,
     pub(crate) registers: usize,
     pub(crate) bases: Vec<u32>,
     pub(crate) ops: Vec<Op>,
@@ -172,6 +240,15 @@ impl Sweep {
     pub(crate) fn active_lanes(&self, op: &Op, at: u64, j: usize) -> u32 {
         let controls = &self.controls[op.controls.0 as usize..op.controls.1 as usize];
         controls.iter().fold(ALL_LANES, |active, control| active & control.lanes(control.at(at), j))
+    }
+
+    /// The same, of any number of registers.
+    #[inline(always)]
+    pub(crate) fn lone_active_lanes(&self, op: &Op, at: u64, j: usize) -> u32 {
+        let controls = &self.controls[op.controls.0 as usize..op.controls.1 as usize];
+        controls.iter().fold(ALL_LANES, |active, control| {
+            active & (control.lane_ones() ^ u32::from(control.of(at, j)).wrapping_neg() & ALL_LANES)
+        })
     }
 }
 
@@ -222,16 +299,20 @@ impl Exec {
     fn sweep(&mut self, steps: &[Step], plan: &crate::statevec::plan::Sweep) -> Sweep {
         let mut sweep = Sweep {
             offsets: [0; MAX_REGISTERS],
+            lone_offsets: Vec::new(),
             registers: 1 << plan.registers.len(),
             bases: plan.bases.clone(),
             ops: Vec::new(),
             controls: Vec::new(),
             wides: Vec::new(),
         };
-        for j in 0..sweep.registers {
+        let offset = |j: usize| {
             let set = plan.registers.iter().enumerate().filter(|(i, _)| j >> i & 1 == 1);
-            sweep.offsets[j] = set.fold(0, |at, (_, &register)| at ^ register);
-        }
+            set.fold(0, |at, (_, &register)| at ^ register)
+        };
+        (0..sweep.registers.min(MAX_REGISTERS)).for_each(|j| sweep.offsets[j] = offset(j));
+        // An adjoint sweep of a three-qubit matrix is alone too.
+        sweep.lone_offsets = (0..sweep.registers).map(offset).collect();
         let mut fused = vec![false; plan.ops.len()];
         for (i, placed) in plan.ops.iter().enumerate() {
             if fused[i] {
@@ -256,13 +337,11 @@ impl Exec {
             Action::RotateImag(_) => Code::WideImag,
             Action::Phase(_) if placed.controls.len() == 1 || lane_free(placed) => Code::Phase,
             Action::Phase(_) => Code::WidePhase,
-            Action::Matrix(_)
-                if placed.flips.len() == 1 && placed.flips[0].lane == 0 && lane_free(placed) =>
-            {
-                Code::Matrix
-            }
-            Action::Matrix(_) => Code::WideMatrix,
+            Action::Matrix(_) | Action::SampleMatrix { .. } if is_narrow(placed) => Code::Matrix,
+            Action::Matrix(_) | Action::SampleMatrix { .. } => Code::WideMatrix,
             Action::Diagonal(_) => Code::WideDiagonal,
+            Action::Permutation(_) if is_narrow(placed) => Code::Exchange,
+            Action::Permutation(_) => Code::WidePermutation,
         };
         let roles: Vec<Bits> = placed.roles.iter().map(Bits::new).collect();
         let first = sweep.controls.len() as u32;
@@ -290,8 +369,23 @@ impl Exec {
             wide: sweep.wides.len() as u32,
             gradient,
         });
-        if matches!(code, Code::WideReal | Code::WideImag | Code::WideMatrix | Code::WideDiagonal) {
-            sweep.wides.push(Wide { roles, flips: flips.collect() });
+        let wide = matches!(
+            code,
+            Code::WideReal | Code::WideImag | Code::WideMatrix | Code::WideDiagonal | Code::WidePermutation
+        );
+        if wide {
+            let flips: Vec<(u32, u32)> = flips.collect();
+            let moves = match &step.action {
+                Action::Permutation(table) => {
+                    let back = inverse_table(table);
+                    [Moves::new(&back, &roles, &flips), Moves::new(table, &roles, &flips)]
+                }
+                _ => <[Moves; 2]>::default(),
+            };
+            sweep.wides.push(Wide { roles, flips, moves });
+        }
+        if matches!(code, Code::Exchange | Code::WidePermutation) {
+            return;
         }
         // A phase with one parity tells its lanes apart like a role.
         let parities = if code == Code::Phase { &placed.controls[..1] } else { &placed.roles };
@@ -307,6 +401,7 @@ impl Exec {
             Code::WideReal | Code::WideImag | Code::WidePhase => 2,
             Code::WideMatrix => 2 << (2 * placed.roles.len()),
             Code::WideDiagonal => 2 << placed.roles.len(),
+            Code::Exchange | Code::WidePermutation => 0,
         };
     }
 }
@@ -314,6 +409,11 @@ impl Exec {
 /// A register direction (which may exchange lanes too) without controls.
 fn is_plain(placed: &Placed) -> bool {
     placed.controls.is_empty() && placed.flips[0].register != 0
+}
+
+/// One register direction, and no lane in it or in what it reads.
+fn is_narrow(placed: &Placed) -> bool {
+    placed.flips.len() == 1 && placed.flips[0].lane == 0 && lane_free(placed)
 }
 
 fn lane_free(placed: &Placed) -> bool {

@@ -9,12 +9,13 @@ mod batched;
 mod coefficients;
 mod exec;
 mod lanes;
+mod lone;
 mod readout;
 mod single;
 mod sweep;
 mod vector;
 
-pub(crate) use coefficients::Values;
+pub(crate) use coefficients::{Matrices, Values};
 pub(crate) use exec::Exec;
 
 use super::lower::Lowered;

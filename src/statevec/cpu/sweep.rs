@@ -1,7 +1,8 @@
 //! The inner loop: a sweep applies its operations to 8 registers of the state at a time.
 
-use super::exec::{Code, MAX_REGISTERS, Op, Sweep};
+use super::exec::{ALL_LANES, Code, MAX_REGISTERS, Op, Sweep};
 use super::lanes::{Chunk, Lanes};
+use super::lone;
 use super::vector::{Coefficients, Complex, Isa, Real, Routine, dispatch};
 
 /// Calls a generic function with a register XOR as a constant, so that every array index is known to the compiler.
@@ -40,7 +41,12 @@ impl Routine for Run<'_> {
     #[inline(always)]
     fn run<S: Isa>(self, isa: S) {
         for sweep in self.sweeps {
-            run_sweep::<S, MAX_REGISTERS>(isa, self.state, sweep, self.table, self.tile);
+            match sweep.registers {
+                MAX_REGISTERS => {
+                    run_sweep::<S, MAX_REGISTERS>(isa, self.state, sweep, self.table, self.tile);
+                }
+                _ => lone::run(isa, self.state, sweep, self.table, self.tile, false),
+            }
         }
     }
 }
@@ -87,6 +93,8 @@ fn apply<S: Isa, const N: usize>(
         Code::WidePhase => *a = wide_phase(*a, sweep, op, c, at),
         Code::WideMatrix => *a = wide_matrix(*a, sweep, op, c, at),
         Code::WideDiagonal => *a = wide_diagonal(*a, sweep, op, c, at),
+        Code::Exchange => exchange(a, op.register, sweep.active(op, at)),
+        Code::WidePermutation => *a = wide_permutation(*a, sweep, op, at, false),
     }
 }
 
@@ -317,6 +325,49 @@ fn wide_diagonal<S: Isa, const N: usize>(
         let at_role = 2 * role_number(sweep, op, at, j);
         let factor = c.complex(at_role);
         new[j] = old[j].times(factor).select(sweep.active_lanes(op, at, j), old[j]);
+    }
+    new
+}
+
+/// Exchanges the active pairs along a register direction.
+#[inline(always)]
+pub(super) fn exchange<S: Isa, const N: usize>(a: &mut [Complex<S>; N], flip: u32, active: u32) {
+    with_flip!(flip, exchange_pairs::<S, N>(a, active));
+}
+
+#[inline(always)]
+fn exchange_pairs<S: Isa, const N: usize, const FLIP: usize>(a: &mut [Complex<S>; N], active: u32) {
+    for j in 0..N {
+        if is_lower(j, FLIP) && j ^ FLIP < N && active >> j & 1 == 1 {
+            a.swap(j, j ^ FLIP);
+        }
+    }
+}
+
+/// Moves elements between registers and lanes; `backward` undoes it.
+#[inline(always)]
+pub(super) fn wide_permutation<S: Isa, const N: usize>(
+    old: [Complex<S>; N],
+    sweep: &Sweep,
+    op: &Op,
+    at: u64,
+    backward: bool,
+) -> [Complex<S>; N] {
+    let moves = &sweep.wides[op.wide as usize].moves[usize::from(backward)];
+    let mut new = old;
+    for j in 0..N {
+        let active = sweep.active_lanes(op, at, j);
+        for step in moves.of(role_number(sweep, op, at, j)) {
+            let from = old[j ^ step.register as usize & (N - 1)];
+            let mask = step.mask & active;
+            new[j] = if mask == ALL_LANES {
+                from.flipped(step.lane)
+            } else if mask != 0 {
+                from.flipped(step.lane).select(mask, new[j])
+            } else {
+                new[j]
+            };
+        }
     }
     new
 }

@@ -1,6 +1,7 @@
 //! Dense matrices of constant gates, and their principal powers.
 
-use crate::statevec::circuit::{Gate, Instruction};
+use crate::statevec::circuit::Instruction;
+use crate::statevec::gate::Gate;
 use crate::statevec::parameter::{Angle, Parameter};
 use num_complex::Complex64 as C;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_PI_4, PI};

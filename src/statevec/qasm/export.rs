@@ -1,8 +1,9 @@
 //! Circuits as OpenQASM 3 text.
 
-use super::synthesis::{Factor, euler, factors};
+use super::synthesis::{Factor, euler, factors, flips};
 use crate::error::{Error, Result};
-use crate::statevec::circuit::{Circuit, Control, Gate, Instruction};
+use crate::statevec::circuit::{Circuit, Control, Instruction};
+use crate::statevec::gate::Gate;
 use crate::statevec::parameter::{Angle, Parameter, Variable};
 use num_complex::Complex64 as C;
 use std::collections::BTreeSet;
@@ -30,7 +31,7 @@ impl Circuit {
     /// Matrices are taken apart into controlled one-qubit gates, up to 4^k/2 of them for k qubits.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if a matrix or diagonal is not unitary: OpenQASM cannot say it.
+    /// [`Error::InvalidArgument`] if a matrix or diagonal is not unitary or each sample's own: OpenQASM cannot say it.
     pub fn to_qasm3(&self) -> Result<String> {
         let mut writer = Writer { body: String::new(), extra: BTreeSet::new() };
         for instruction in &self.instructions {
@@ -145,8 +146,18 @@ impl Writer {
                 }
                 return Ok(());
             }
+            Gate::Permutation(table) => {
+                for (index, bit) in flips(table) {
+                    self.line(&fixed(index, Some(bit), targets, controls), "x", &[targets[bit]]);
+                }
+                return Ok(());
+            }
             Gate::Matrix(_) | Gate::Diagonal(_) => {
                 let reason = "holds a matrix that is not unitary, which OpenQASM cannot express";
+                return Err(Error::argument(OP, "self", reason));
+            }
+            Gate::SampleMatrix { .. } => {
+                let reason = "holds a matrix of each sample's own, which OpenQASM cannot express";
                 return Err(Error::argument(OP, "self", reason));
             }
         };
@@ -196,17 +207,12 @@ impl Writer {
     }
 
     fn factor(&mut self, factor: &Factor, targets: &[usize], controls: &[Control]) {
-        let fixed = |index: usize, except: Option<usize>| -> Vec<Control> {
-            let others = targets.iter().enumerate().filter(|&(bit, _)| Some(bit) != except);
-            let own = others.map(|(bit, &qubit)| Control { qubit, value: index >> bit & 1 == 1 });
-            controls.iter().copied().chain(own).collect()
-        };
         match *factor {
             Factor::Phase { index, angle } => {
-                self.line(&fixed(index, None), &format!("gphase({angle:?})"), &[])
+                self.line(&fixed(index, None, targets, controls), &format!("gphase({angle:?})"), &[]);
             }
             Factor::Pair { index, bit, matrix } => {
-                let held = fixed(index, Some(bit));
+                let held = fixed(index, Some(bit), targets, controls);
                 let [alpha, theta, phi, lambda] = euler(matrix);
                 if alpha != 0.0 {
                     self.line(&held, &format!("gphase({alpha:?})"), &[]);
@@ -215,4 +221,11 @@ impl Writer {
             }
         }
     }
+}
+
+/// Controls that pick the basis states of the targets with these bits, all of them but one, besides those given.
+fn fixed(index: usize, except: Option<usize>, targets: &[usize], controls: &[Control]) -> Vec<Control> {
+    let others = targets.iter().enumerate().filter(|&(bit, _)| Some(bit) != except);
+    let own = others.map(|(bit, &qubit)| Control { qubit, value: index >> bit & 1 == 1 });
+    controls.iter().copied().chain(own).collect()
 }

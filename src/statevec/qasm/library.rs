@@ -1,7 +1,8 @@
 //! The gates OpenQASM programs know without defining them.
 
 use super::value::Linear;
-use crate::statevec::circuit::{Control, Gate, Instruction};
+use crate::statevec::circuit::{Control, Instruction};
+use crate::statevec::gate::Gate;
 use crate::statevec::parameter::Parameter;
 use crate::statevec::pauli::PauliString;
 use std::f64::consts::FRAC_PI_2;

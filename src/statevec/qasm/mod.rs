@@ -58,7 +58,8 @@ mod value;
 
 pub use condition::Condition;
 
-use super::circuit::{Circuit, Control, Gate};
+use super::circuit::{Circuit, Control};
+use super::gate::Gate;
 use crate::error::{Error, Result};
 
 /// A named run of qubits, bits or inputs.

@@ -62,9 +62,52 @@ pub(super) fn factors(unitary: &[C]) -> Vec<Factor> {
     kept.chain(undone.into_iter().rev()).collect()
 }
 
+/// A permutation of basis states as flips of one bit where all others have the bits of an index: (index, bit), in order.
+pub(super) fn flips(table: &[u32]) -> Vec<(usize, usize)> {
+    let mut out = Vec::new();
+    let mut done = vec![false; table.len()];
+    for start in 0..table.len() {
+        // The cycle start → a → b → … is the exchanges (start a)(start b)…, the first one first.
+        let mut next = table[start] as usize;
+        while next != start && !done[next] {
+            exchange(start, next, &mut out);
+            done[next] = true;
+            next = table[next] as usize;
+        }
+        done[start] = true;
+    }
+    out
+}
+
+/// Exchanges two basis states: down the path of single flips between them, and back but for the last.
+fn exchange(from: usize, to: usize, out: &mut Vec<(usize, usize)>) {
+    let mut at = from;
+    let mut path = Vec::new();
+    for bit in (0..usize::BITS as usize).filter(|bit| (from ^ to) >> bit & 1 == 1) {
+        path.push((at & !(1 << bit), bit));
+        at ^= 1 << bit;
+    }
+    out.extend(&path);
+    out.extend(path.iter().rev().skip(1));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flips_multiply_to_the_permutation() {
+        for table in
+            [vec![0, 1], vec![1, 0], vec![3, 0, 1, 2], vec![0, 2, 1, 3], vec![5, 3, 7, 0, 4, 1, 6, 2]]
+        {
+            for (index, &want) in table.iter().enumerate() {
+                let flip = |state: usize, (held, bit): (usize, usize)| {
+                    if state & !(1 << bit) == held { state ^ 1 << bit } else { state }
+                };
+                assert_eq!(flips(&table).into_iter().fold(index, flip), want as usize, "{table:?}");
+            }
+        }
+    }
 
     /// Fixed pseudo-random unitaries: products of reflections.
     fn sample(side: usize, seed: u64) -> Vec<C> {

@@ -215,11 +215,12 @@ pub(super) fn run_on(arch: pulp::Arch, case: &Case, inputs: &Inputs) -> Outputs 
         row_scale: inputs.row_scale.view(),
     });
     let options = AttentionOptions {
-        scale: case.scale,
+        scale: case.scale.map(f64::from),
         causal: case.causal,
         query_offset: case.offset.map_or(QueryOffset::BottomRight, QueryOffset::At),
         kv_len: case.lengths.as_ref().map(|l| TensorRef::from_slice(l, &[case.batch]).unwrap()),
         heads,
+        ..Default::default()
     };
     let mut out = Outputs {
         o: Data::nan(inputs.grad.layout),
@@ -231,7 +232,7 @@ pub(super) fn run_on(arch: pulp::Arch, case: &Case, inputs: &Inputs) -> Outputs 
     };
     let (q, k, v) = (inputs.q.view(), inputs.k.view(), inputs.v.view());
     let problem = Problem::new("attention", &q, &k, &v, &options).unwrap();
-    let mut call = Forward { o: out.o.view_mut(), lse: out.lse.view_mut() };
+    let mut call = Forward { o: out.o.view_mut(), lse: out.lse.view_mut(), workspace: Workspace::Allocate };
     problem.check_forward(&call).unwrap();
     forward_on(arch, &problem, &mut call).unwrap();
     let saved = AttentionSaved {
@@ -245,8 +246,9 @@ pub(super) fn run_on(arch: pulp::Arch, case: &Case, inputs: &Inputs) -> Outputs 
         dk: Some(out.dk.view_mut()),
         dv: Some(out.dv.view_mut()),
         drow_scale: case.active.as_ref().map(|_| out.dr.view_mut()),
+        ..Default::default()
     };
-    let mut call = Backward { saved, gradients };
+    let mut call = Backward { saved, gradients, workspace: Workspace::Allocate };
     problem.check_backward(&call).unwrap();
     backward_on(arch, &problem, &mut call).unwrap();
     out

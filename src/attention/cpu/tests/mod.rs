@@ -260,7 +260,8 @@ fn each_gradient_alone_has_the_same_bits() {
     let saved =
         AttentionSaved { o: got.o.view(), lse: got.lse.view(), grad_o: x.grad.view(), grad_lse: None };
     for mask in 0..8 {
-        let want = WantGradients { dq: mask & 1 != 0, dk: mask & 2 != 0, dv: mask & 4 != 0 };
+        let want =
+            WantGradients { dq: mask & 1 != 0, dk: mask & 2 != 0, dv: mask & 4 != 0, ..WantGradients::NONE };
         let gradients =
             attention_backward(&x.q.view(), &x.k.view(), &x.v.view(), &saved, &options, want).unwrap();
         for (wanted, gradient, all) in [
