@@ -134,7 +134,9 @@ impl Diagram<'_> {
                     return self.global_phase(*angle, controls, conditions);
                 }
                 let angle = self.angle(*angle);
-                let mark = |factor: &&str| Some((factor[1..].parse().ok()?, boxed(&format!("{}({angle})", &factor[..1]))));
+                let mark = |factor: &&str| {
+                    Some((factor[1..].parse().ok()?, boxed(&format!("{}({angle})", &factor[..1]))))
+                };
                 factors.iter().filter_map(mark).collect()
             }
             _ => {
@@ -166,7 +168,8 @@ impl Diagram<'_> {
             self.phases.push(text + &when);
             return;
         };
-        let mut marks = vec![(last.qubit, boxed(&format!("{}({text})", if last.value { "P" } else { "P₀" })))];
+        let mut marks =
+            vec![(last.qubit, boxed(&format!("{}({text})", if last.value { "P" } else { "P₀" })))];
         marks.extend(rest.iter().map(|c| (c.qubit, if c.value { "●" } else { "○" }.to_string())));
         self.joined(marks, conditions);
     }
@@ -226,11 +229,14 @@ impl Diagram<'_> {
     fn condition(&self, condition: &Condition) -> String {
         match condition {
             Condition::Equals { bits, value } => {
-                let whole = |register: &&Register| bits.iter().copied().eq(register.start..register.start + register.len);
+                let whole = |register: &&Register| {
+                    bits.iter().copied().eq(register.start..register.start + register.len)
+                };
                 match self.program.bits().iter().find(whole) {
                     Some(register) => format!("{}={value}", register.name),
                     None => {
-                        let names: Vec<String> = bits.iter().rev().map(|&bit| self.program.bit_name(bit)).collect();
+                        let names: Vec<String> =
+                            bits.iter().rev().map(|&bit| self.program.bit_name(bit)).collect();
                         format!("{}={value}", names.join(""))
                     }
                 }
@@ -290,7 +296,14 @@ impl Diagram<'_> {
                 end += 1;
             }
             let more = end < columns.len();
-            self.page(&names, margin, &columns[start..end], &widths[start..end], (start > 0, more), &mut text);
+            self.page(
+                &names,
+                margin,
+                &columns[start..end],
+                &widths[start..end],
+                (start > 0, more),
+                &mut text,
+            );
             start = end;
             if !more {
                 break;
@@ -350,7 +363,11 @@ fn number(value: f64) -> String {
     }
     let short = format!("{value:.4}");
     let short = short.trim_end_matches('0').trim_end_matches('.');
-    if value != 0.0 && (value.abs() < 1e-3 || value.abs() >= 1e6) { format!("{value:.2e}") } else { short.into() }
+    if value != 0.0 && (value.abs() < 1e-3 || value.abs() >= 1e6) {
+        format!("{value:.2e}")
+    } else {
+        short.into()
+    }
 }
 
 fn centred(text: &str, width: usize, fill: char) -> String {
@@ -370,7 +387,8 @@ fn on_wire(column: &[&Element], wire: usize, qubits: usize) -> String {
         if let Some((_, mark)) = element.marks.iter().find(|(at, _)| *at == wire) {
             return mark.clone();
         }
-        let crosses = |line: Option<(usize, usize)>| line.is_some_and(|(first, last)| first < wire && wire < last);
+        let crosses =
+            |line: Option<(usize, usize)>| line.is_some_and(|(first, last)| first < wire && wire < last);
         match (crosses(element.single), crosses(element.double), wire < qubits) {
             (_, true, true) => return "╫".into(),
             (_, true, false) => return "╬".into(),
@@ -417,7 +435,9 @@ q[1] ────────⊕───╫───┤M├────
 c/2  ════════════╩════╩═════
                  0    1
 ";
-        let squeeze = |text: &str| text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        let squeeze = |text: &str| {
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
         let shape = |text: &str| -> Vec<String> {
             squeeze(text).iter().map(|line| line.replace(['─', '═'], "")).collect()
         };
@@ -440,7 +460,8 @@ c/2  ════════════╩════╩═════
             assert!(widest <= width, "{widest} > {width}\n{got}");
             assert!(got.contains('»') && got.contains('«'));
             let same = got.split("\n\n").all(|page| {
-                let wires: Vec<usize> = page.lines().step_by(2).take(5).map(|line| line.chars().count()).collect();
+                let wires: Vec<usize> =
+                    page.lines().step_by(2).take(5).map(|line| line.chars().count()).collect();
                 wires.windows(2).all(|pair| pair[0] == pair[1])
             });
             assert!(same, "wires of a page are equally long\n{got}");
@@ -455,7 +476,21 @@ c/2  ════════════╩════╩═════
              k = measure q[0]; if (c == 2 && !k) { x q[1]; } else y q[2]; measure q[1]; cz q[0], q[1];",
             200,
         );
-        for part in ["×", "░", "┤|0⟩├", "P₀(0.5)", "U(π/2,0,-π)", "√X†", "Unitary:0", "Unitary:1", "Rz(-w[1]-1)", "■", "(c=2 & k≠1)", "!((c=2 & k≠1))", "global phase: π/3"] {
+        for part in [
+            "×",
+            "░",
+            "┤|0⟩├",
+            "P₀(0.5)",
+            "U(π/2,0,-π)",
+            "√X†",
+            "Unitary:0",
+            "Unitary:1",
+            "Rz(-w[1]-1)",
+            "■",
+            "(c=2 & k≠1)",
+            "!((c=2 & k≠1))",
+            "global phase: π/3",
+        ] {
             assert!(got.contains(part), "no {part}\n{got}");
         }
         assert!(drawn("bit c;", 80).contains('c'));
@@ -465,7 +500,16 @@ c/2  ════════════╩════╩═════
     #[test]
     fn numbers_are_short() {
         let pi = std::f64::consts::PI;
-        for (value, want) in [(0.0, "0"), (pi, "π"), (-pi / 2.0, "-π/2"), (3.0 * pi / 8.0, "3π/8"), (0.5, "0.5"), (1.23456, "1.2346"), (1e-9, "1.00e-9"), (2e9, "2.00e9")] {
+        for (value, want) in [
+            (0.0, "0"),
+            (pi, "π"),
+            (-pi / 2.0, "-π/2"),
+            (3.0 * pi / 8.0, "3π/8"),
+            (0.5, "0.5"),
+            (1.23456, "1.2346"),
+            (1e-9, "1.00e-9"),
+            (2e9, "2.00e9"),
+        ] {
             assert_eq!(number(value), want);
         }
     }

@@ -48,7 +48,10 @@ mod tests {
     use super::*;
 
     fn register(name: &str, start: usize, len: usize) -> Register {
-        let text = format!("OPENQASM 3.0; {} bit[{len}] {name};", if start > 0 { format!("bit[{start}] z;") } else { String::new() });
+        let text = format!(
+            "OPENQASM 3.0; {} bit[{len}] {name};",
+            if start > 0 { format!("bit[{start}] z;") } else { String::new() }
+        );
         let program = gatewarp::statevec::qasm::parse(&text, "t").unwrap_or_else(|error| panic!("{error}"));
         program.bits().last().cloned().unwrap_or_else(|| panic!("a register"))
     }

@@ -26,6 +26,18 @@ pub(crate) struct Matrix {
 }
 
 impl Reals {
+    /// Place and value of the first NaN or infinity.
+    pub(crate) fn first_not_finite(&self) -> Option<(usize, f64)> {
+        match self {
+            Self::Single(values) => {
+                values.iter().position(|value| !value.is_finite()).map(|at| (at, values[at].into()))
+            }
+            Self::Double(values) => {
+                values.iter().position(|value| !value.is_finite()).map(|at| (at, values[at]))
+            }
+        }
+    }
+
     /// In single precision; doubles are rounded.
     pub(crate) fn single(&self) -> Vec<f32> {
         match self {
@@ -73,7 +85,10 @@ fn parse(bytes: &[u8]) -> Result<Matrix, String> {
     };
     let count = rows.checked_mul(columns).and_then(|count| count.checked_mul(size));
     if count != Some(data.len()) {
-        return Err(format!("{rows} × {columns} numbers of {size} bytes are announced, {} bytes follow", data.len()));
+        return Err(format!(
+            "{rows} × {columns} numbers of {size} bytes are announced, {} bytes follow",
+            data.len()
+        ));
     }
     // In Fortran order the first index runs fastest.
     let place = |at: usize| if header.fortran { at % columns * rows + at / columns } else { at };
@@ -229,18 +244,24 @@ mod tests {
             }
             assert_eq!(parse(&bytes)?.values, Reals::Single(values));
         }
-        assert!(String::from_utf8_lossy(&header::<Complex32>(&[8])).contains("'<c8', 'fortran_order': False, 'shape': (8,)"));
+        assert!(
+            String::from_utf8_lossy(&header::<Complex32>(&[8]))
+                .contains("'<c8', 'fortran_order': False, 'shape': (8,)")
+        );
         Ok(())
     }
 
     #[test]
     fn damaged_files_are_errors() {
-        let good = file(1, "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }\n", &doubles(&[0.0; 6]));
+        let good =
+            file(1, "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }\n", &doubles(&[0.0; 6]));
         for end in 0..good.len() {
             assert!(parse(&good[..end]).is_err(), "{end} bytes");
         }
         assert!(parse(&[&good[..], &[0]].concat()).is_err());
-        let descr = |descr: &str| file(1, &format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1, 1), }}"), &[0; 8]);
+        let descr = |descr: &str| {
+            file(1, &format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1, 1), }}"), &[0; 8])
+        };
         for bad in ["'>f8'", "'<i8'", "'<c8'", "'|O'", "[('a', '<f8')]"] {
             assert!(parse(&descr(bad)).is_err(), "{bad}");
         }

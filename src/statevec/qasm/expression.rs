@@ -37,6 +37,13 @@ impl Parser<'_> {
     }
 
     fn binary(&mut self, least: u8) -> Result<Expression> {
+        self.deeper()?;
+        let found = self.operators(least);
+        self.depth -= 1;
+        found
+    }
+
+    fn operators(&mut self, least: u8) -> Result<Expression> {
         let mut left = self.prefix()?;
         loop {
             let Kind::Sign(sign) = self.token.kind else { return Ok(left) };
@@ -64,13 +71,6 @@ impl Parser<'_> {
     }
 
     fn prefix(&mut self) -> Result<Expression> {
-        self.deeper()?;
-        let found = self.prefix_inside();
-        self.depth -= 1;
-        found
-    }
-
-    fn prefix_inside(&mut self) -> Result<Expression> {
         let at = self.token.at;
         let leaf = |node| Expression { at, height: 1, node };
         let kind = self.token.kind;
@@ -146,5 +146,5 @@ impl Parser<'_> {
     }
 }
 
-// Prefixes nest at most MAX_DEPTH deep between two operators, so heights stay small enough to recurse over.
+// Signs and calls add at most one for each level of nesting, so heights stay small enough to recurse over.
 const _: () = assert!(MAX_HEIGHT + MAX_DEPTH * 2 < 1000);
