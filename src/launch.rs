@@ -11,7 +11,6 @@ use crate::tensor::{Memory, TensorRef};
 
 /// What a pointer or binding of a kernel gets.
 #[derive(Clone, Copy)]
-#[allow(dead_code, reason = "the state-vector readout uses the others")]
 pub(crate) enum Operand<'a> {
     Tensor(&'a TensorRef<'a>),
     /// Null, or a few bytes that are not read.

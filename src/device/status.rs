@@ -18,6 +18,8 @@ pub(crate) enum Status {
     TaskId = 1,
     /// An angle or gate coefficient is NaN or infinite.
     Parameter = 2,
+    /// The norm of a state is zero, infinite or NaN.
+    Norm = 4,
 }
 
 impl Status {
@@ -27,6 +29,7 @@ impl Status {
             (Self::Length, "a length that is negative or exceeds its tensor"),
             (Self::TaskId, "a task id that is not below the number of tasks"),
             (Self::Parameter, "a NaN or infinite parameter"),
+            (Self::Norm, "a state whose norm is zero, infinite or NaN"),
         ];
         let set = |status: Self| words.get(status as usize).is_some_and(|&word| word != 0);
         all.into_iter().find(|&(status, _)| set(status)).map(|(_, what)| Error::DeviceValue { what })

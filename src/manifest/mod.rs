@@ -6,6 +6,7 @@
 pub(crate) mod attention;
 pub(crate) mod device;
 pub(crate) mod random;
+pub(crate) mod readout;
 pub(crate) mod statevec;
 pub(crate) mod task_heads;
 
@@ -78,6 +79,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
     ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
+    ("statevec/mass.cuh", include_str!("../../kernels/statevec/mass.cuh")),
 ];
 
 /// The helpers put in front of every shader.
@@ -114,12 +116,15 @@ impl WgslKernel {
 
 /// Every CUDA kernel.
 pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
-    [random::CUDA, attention::CUDA, task_heads::CUDA, statevec::CUDA].into_iter().flatten().copied()
+    [random::CUDA, attention::CUDA, task_heads::CUDA, statevec::CUDA, readout::CUDA]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// Every WGSL kernel.
 pub fn wgsl() -> impl Iterator<Item = &'static WgslKernel> {
-    [device::WGSL, random::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL]
+    [device::WGSL, random::WGSL, attention::WGSL, task_heads::WGSL, statevec::WGSL, readout::WGSL]
         .into_iter()
         .flatten()
         .copied()

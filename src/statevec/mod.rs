@@ -20,6 +20,7 @@ mod circuit;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod dynamic;
 mod encoding;
 mod fuse;
 mod gate;
@@ -33,6 +34,7 @@ mod plan;
 mod problem;
 mod program;
 pub mod qasm;
+pub mod readout;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;
 mod schedule;
@@ -41,6 +43,7 @@ mod subspace;
 mod wgpu;
 
 pub use circuit::{Circuit, Control, MAX_QUBITS, on};
+pub use dynamic::{DynamicCircuit, DynamicProgram, MAX_BITS, Shots};
 pub use encoding::Axis;
 pub use gate::{Gate, MAX_DIAGONAL_QUBITS, MAX_MATRIX_QUBITS};
 pub use parameter::{Parameter, Variable};

@@ -5,17 +5,24 @@ use gatewarp::statevec::qasm;
 
 /// The place of `§` in the text is where the error must be reported; the mark itself is removed.
 fn refused(marked: &str, says: &str) {
+    if let Some(problem) = problem(marked, says) {
+        panic!("{problem}");
+    }
+}
+
+fn problem(marked: &str, says: &str) -> Option<String> {
     let at = marked.find('§').unwrap_or_else(|| panic!("no mark in {marked:?}"));
     let line = 1 + marked[..at].matches('\n').count();
     let column = 1 + marked[..at].chars().rev().take_while(|&c| c != '\n').count();
     let text = marked.replace('§', "");
     match qasm::parse(&text, "dir/bad.qasm") {
         Err(Error::Parse { file, line: l, column: c, message }) => {
-            assert_eq!((l, c), (line, column), "{text:?}: {message}");
-            assert!(message.contains(says), "{text:?}: {message:?} does not say {says:?}");
-            assert_eq!(file, "dir/bad.qasm");
+            let right = (l, c) == (line, column) && message.contains(says) && file == "dir/bad.qasm";
+            (!right).then(|| {
+                format!("{file}:{l}:{c}: {message}\n  expected {line}:{column}: …{says}…\n  in {text:?}")
+            })
         }
-        other => panic!("{text:?}: {other:?}"),
+        other => Some(format!("{text:?}: {other:?}")),
     }
 }
 
@@ -24,6 +31,7 @@ const THREE: &str = "OPENQASM 3.0;\ninclude \"stdgates.inc\";\nqubit[3] q; bit[2
 
 #[test]
 fn faults_of_version_two() {
+    let mut problems = Vec::new();
     for (text, says) in [
         ("§frobnicate q[0];", "gate `frobnicate` is not defined"),
         ("cx q[0],§q[0];", "q[0] is used twice"),
@@ -90,8 +98,9 @@ fn faults_of_version_two() {
         } else {
             format!("{TWO}{text}")
         };
-        refused(&marked, says);
+        problems.extend(problem(&marked, says));
     }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
     refused("OPENQASM 2.0;\nqreg q[1];\n§h q[0];", "include \"qelib1.inc\"");
     refused("OPENQASM 2.0;\nqreg q[1];\n§rccx q[0];", "include \"qelib1.inc\"");
     refused("OPENQASM §4.0;", "OPENQASM 2.0;");
@@ -101,6 +110,7 @@ fn faults_of_version_two() {
 
 #[test]
 fn faults_of_version_three() {
+    let mut problems = Vec::new();
     for (text, says) in [
         ("rx(x§*x) q[0];", "affine"),
         ("rx(w[0]§*x) q[0];", "affine"),
@@ -169,8 +179,9 @@ fn faults_of_version_three() {
             "delay_ q[0], 10§ns;" => format!("{THREE}rx(§10ns) q[0];"),
             _ => format!("{THREE}{text}"),
         };
-        refused(&marked, says);
+        problems.extend(problem(&marked, says));
     }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
     refused("OPENQASM 3.0;\nqubit q;\n§h q;", "include \"stdgates.inc\"");
     refused("OPENQASM 3.0;\nqubit q;\nx §q[0];", "not defined");
 }

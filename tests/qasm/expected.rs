@@ -274,7 +274,8 @@ fn loops() -> Vec<Operation> {
     list.push(on(y(), &[0]));
     (1..=3).for_each(|q| list.push(on(h(), &[q])));
     [0, 2, 4].into_iter().for_each(|q| list.push(on(s(), &[q])));
-    [0, 2, 4].into_iter().for_each(|q| list.push(on(t(), &[q])));
+    // start:step:stop, so `::2` leaves out the first two.
+    [0, 1, 2].into_iter().for_each(|q| list.push(on(t(), &[q])));
     [3, 2].into_iter().for_each(|q| list.push(on(z(), &[q])));
     [0, 4].into_iter().for_each(|q| list.push(on(sx(), &[q])));
     [1, 3, 0].into_iter().for_each(|q| list.push(on(rx(0.3), &[q])));

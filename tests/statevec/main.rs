@@ -10,8 +10,10 @@ mod bad_input;
 mod case;
 mod gates;
 mod gradients;
+mod memory_states;
 mod random_words;
 mod readout;
+mod sampling;
 mod states;
 mod tasks;
 
@@ -47,6 +49,31 @@ static TESTS: &[Test] = &[
     Test::new("the_adjoint_is_the_parameter_shift", gradients::the_adjoint_is_the_parameter_shift),
     Test::new("large_adjoints_agree_with_batched_ones", gradients::large_adjoints_agree_with_batched_ones),
     Test::new("outputs_are_written_inside_their_views", readout::outputs_are_written_inside_their_views),
+    Test::new("marginals_are_sums_of_probabilities", memory_states::marginals_are_sums_of_probabilities),
+    Test::new(
+        "reduced_density_matrices_are_partial_traces",
+        memory_states::reduced_density_matrices_are_partial_traces,
+    ),
+    Test::new(
+        "overlaps_and_fidelities_are_inner_products",
+        memory_states::overlaps_and_fidelities_are_inner_products,
+    ),
+    Test::new("overlap_gradients_are_derivatives", memory_states::overlap_gradients_are_derivatives),
+    Test::new("gram_matrices_are_loops_of_overlaps", memory_states::gram_matrices_are_loops_of_overlaps),
+    Test::new(
+        "expectations_of_given_states_are_dense",
+        memory_states::expectations_of_given_states_are_dense,
+    ),
+    Test::new("readout_does_not_see_its_batch", memory_states::readout_does_not_see_its_batch),
+    Test::new("bad_readout_is_a_typed_error", memory_states::bad_readout_is_a_typed_error),
+    Test::new("shots_follow_their_probabilities", sampling::shots_follow_their_probabilities),
+    Test::new("shots_are_those_of_the_definition", sampling::shots_are_those_of_the_definition),
+    Test::new("shots_are_in_logical_order", sampling::shots_are_in_logical_order),
+    Test::new("trajectories_follow_their_branches", sampling::trajectories_follow_their_branches),
+    Test::new("teleportation_delivers_the_state", sampling::teleportation_delivers_the_state),
+    Test::new("trajectories_are_the_same_everywhere", sampling::trajectories_are_the_same_everywhere),
+    Test::new("bad_dynamic_circuits_are_typed_errors", sampling::bad_dynamic_circuits_are_typed_errors),
+    Test::alone("a_state_without_norm_is_reported", sampling::a_state_without_norm_is_reported),
     Test::new("random_words_are_the_same_everywhere", random_words::random_words_are_the_same_everywhere),
     Test::new("bad_input_is_a_typed_error", bad_input::bad_input_is_a_typed_error),
     Test::alone("a_nan_angle_spoils_its_sample_alone", bad_input::a_nan_angle_spoils_its_sample_alone),

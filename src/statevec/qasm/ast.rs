@@ -10,6 +10,16 @@ pub(super) struct Expression {
     pub(super) node: Node,
 }
 
+impl Expression {
+    /// Where its text starts; a binary operation is reported at its operator otherwise.
+    pub(super) fn start(&self) -> Position {
+        match &self.node {
+            Node::Binary(_, left, _) => left.start(),
+            _ => self.at,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Node {
     Integer(u64),

@@ -253,7 +253,7 @@ impl Builder<'_> {
     ) -> Result<usize, Fault> {
         let (asked, at) = match size {
             None => (1, at),
-            Some(size) => (integer(size, &self.scopes, self.version)?, size.at),
+            Some(size) => (integer(size, &self.scopes, self.version)?, size.start()),
         };
         if asked < 1 {
             return Err((at, format!("a size of {asked}; registers have at least one element")));
@@ -274,7 +274,7 @@ impl Builder<'_> {
         Ok(match of {
             Type::Integer => Value::Integer(integer(value, names, self.version)?),
             Type::Unsigned => match integer(value, names, self.version)? {
-                negative @ ..0 => return Err((value.at, format!("{negative} is negative; use `int`"))),
+                negative @ ..0 => return Err((value.start(), format!("{negative} is negative; use `int`"))),
                 whole => Value::Integer(whole),
             },
             Type::Boolean => Value::Boolean(truth(value, names, self.version)?),
@@ -283,7 +283,7 @@ impl Builder<'_> {
                 _ => {
                     let linear = angle(value, names, self.version)?;
                     if !linear.terms.is_empty() {
-                        return Err((value.at, "a constant cannot depend on an input".into()));
+                        return Err((value.start(), "a constant cannot depend on an input".into()));
                     }
                     Value::Real(linear.offset)
                 }

@@ -105,7 +105,8 @@ impl Scopes {
         }
         let one = |expression: &Expression| -> Result<usize, Fault> {
             let index = integer(expression, self, version)?;
-            position(index, all.len(), version).map_err(|why| (expression.at, format!("{why} in `{name}`")))
+            position(index, all.len(), version)
+                .map_err(|why| (expression.start(), format!("{why} in `{name}`")))
         };
         Ok(match selector {
             Selector::One(expression) => Selected { list: vec![all[one(expression)?]], single: true },
@@ -129,7 +130,7 @@ impl Scopes {
             None => Ok(otherwise),
             Some(e) => {
                 let index = integer(e, self, version)?;
-                position(index, all.len(), version).map_err(|why| (e.at, format!("{why} in `{name}`")))
+                position(index, all.len(), version).map_err(|why| (e.start(), format!("{why} in `{name}`")))
             }
         };
         let (first, last) = if step > 0 { (0, all.len() - 1) } else { (all.len() - 1, 0) };

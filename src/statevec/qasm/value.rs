@@ -121,19 +121,19 @@ pub(super) fn angle(expression: &Expression, names: &dyn Names, version: u8) -> 
 pub(super) fn real(expression: &Expression, names: &dyn Names, version: u8) -> Result<f64, Fault> {
     let value = match evaluate(expression, names, version)? {
         Value::Quotient(_, value) => return Ok(value),
-        value => value.linear(expression.at)?,
+        value => value.linear(expression.start())?,
     };
     if value.terms.is_empty() {
         return Ok(value.offset);
     }
-    Err((expression.at, "this depends on an input; only angles of gates may".into()))
+    Err((expression.start(), "this depends on an input; only angles of gates may".into()))
 }
 
 /// The value as an integer constant.
 pub(super) fn integer(expression: &Expression, names: &dyn Names, version: u8) -> Result<i128, Fault> {
     match evaluate(expression, names, version)? {
         Value::Integer(value) | Value::Quotient(value, _) => Ok(value),
-        other => Err((expression.at, format!("expected an integer, found {}", other.kind()))),
+        other => Err((expression.start(), format!("expected an integer, found {}", other.kind()))),
     }
 }
 
@@ -142,7 +142,7 @@ pub(super) fn truth(expression: &Expression, names: &dyn Names, version: u8) -> 
     match evaluate(expression, names, version)? {
         Value::Boolean(value) => Ok(value),
         Value::Integer(value) => Ok(value != 0),
-        other => Err((expression.at, format!("expected a condition, found {}", other.kind()))),
+        other => Err((expression.start(), format!("expected a condition, found {}", other.kind()))),
     }
 }
 
