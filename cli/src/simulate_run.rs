@@ -1,11 +1,12 @@
 //! What `gatewarp simulate` computes: the whole batch in each call, nothing sample by sample.
 
+use crate::histogram::bitstring;
 use crate::npy;
 use crate::simulate::Precision;
-use gatewarp::statevec::qasm::Qasm;
-use gatewarp::statevec::{Batch, PauliSum, Program};
+use gatewarp::statevec::qasm::{Operation, Qasm};
+use gatewarp::statevec::{Batch, PauliSum, Program, Shots, readout};
 use gatewarp::{Complex32, DType, Device, Tensor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
@@ -96,6 +97,7 @@ impl Job<'_> {
             || !self.observables.is_empty()
             || self.repeat.is_some();
         let compiled = match self.program.circuit() {
+            Ok(_) if !needs_circuit => None,
             Ok(circuit) => Some(circuit.compile().map_err(failed)?),
             // With shots alone the program may measure wherever it likes.
             Err(_) if self.shots.is_some() && !needs_circuit => None,
@@ -119,9 +121,17 @@ impl Job<'_> {
             results.state = Some("The program measures in between; --shots N runs it.".into());
         }
         if let Some(shots) = self.shots {
-            results.counts = Some(self.counts(shots)?);
+            results.counts = Some(self.counts(&self.inputs()?, shots)?);
         }
         Ok(results)
+    }
+
+    /// The values of the inputs on the device, `[samples, inputs]`.
+    fn inputs(&self) -> Result<Tensor, String> {
+        let values = self.samples.values.single();
+        let width = self.program.inputs().iter().map(|register| register.len).sum();
+        let shape = [self.samples.count, width];
+        Tensor::from_slice(self.device, &values, &shape).map_err(|error| error.to_string())
     }
 
     fn shape<'s>(&self, both: &'s [usize; 2]) -> &'s [usize] {
@@ -224,8 +234,47 @@ impl Job<'_> {
     }
 
     /// Classical bits of every shot, by sample. A program that measures nothing is measured as a whole, at its end.
-    fn counts(&self, _shots: u64) -> Result<Vec<BTreeMap<String, u64>>, String> {
-        let _ = self.seed;
-        Err("--shots is not supported yet".into())
+    fn counts(&self, inputs: &Tensor, shots: u64) -> Result<Vec<BTreeMap<String, u64>>, String> {
+        let failed = |error: gatewarp::Error| error.to_string();
+        let shots = usize::try_from(shots).map_err(|error| format!("--shots: {error}"))?;
+        let batch = Batch::new(self.device, self.samples.count).inputs(inputs);
+        if !measures(self.program.operations()) {
+            let program = self.program.circuit().and_then(|circuit| circuit.compile()).map_err(failed)?;
+            let outcomes = program.sample(&batch, shots, self.seed).map_err(failed)?;
+            let counts = readout::counts(&outcomes.view()).map_err(failed)?;
+            let named = |counts: BTreeMap<u32, u64>| {
+                let name = |(outcome, count)| (readout::bitstring(outcome, program.qubits()), count);
+                counts.into_iter().map(name).collect()
+            };
+            return Ok(counts.into_iter().map(named).collect());
+        }
+        let program = self.program.dynamic().and_then(|circuit| circuit.compile()).map_err(failed)?;
+        let found = program.sample(&batch, shots, self.seed).map_err(failed)?;
+        Ok((0..self.samples.count).map(|sample| self.counted(&found, sample)).collect())
     }
+
+    /// Equal shots of a sample, by their words, named once each.
+    fn counted(&self, found: &Shots, sample: usize) -> BTreeMap<String, u64> {
+        let width = found.words_per_shot();
+        let first = sample * found.shots();
+        let words = &found.words()[first * width..(first + found.shots()) * width];
+        let mut kinds: HashMap<&[u64], u64> = HashMap::new();
+        words.chunks(width).for_each(|shot| *kinds.entry(shot).or_insert(0) += 1);
+        let mut counts = BTreeMap::new();
+        for (shot, count) in kinds {
+            let name = bitstring(self.program.bits(), |bit| shot[bit / 64] >> (bit % 64) & 1 == 1);
+            // Results that are not kept are no part of the name, so shots that differ in them meet here.
+            *counts.entry(name).or_insert(0) += count;
+        }
+        counts
+    }
+}
+
+/// Whether anything is measured.
+fn measures(operations: &[Operation]) -> bool {
+    operations.iter().any(|operation| match operation {
+        Operation::Measure { .. } => true,
+        Operation::If { then, otherwise, .. } => measures(then) || measures(otherwise),
+        _ => false,
+    })
 }

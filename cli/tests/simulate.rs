@@ -242,3 +242,87 @@ fn mistakes_name_the_file_and_the_argument() {
     let empty = folder.file("empty.qasm", "");
     refused(&[&empty], "declares no qubits");
 }
+
+fn counts(found: &Value) -> Vec<(String, u64)> {
+    let map = found["counts"].as_object().unwrap_or_else(|| panic!("no counts in {found}"));
+    map.iter().map(|(bits, count)| (bits.clone(), count.as_u64().expect("a count"))).collect()
+}
+
+#[test]
+fn counts_are_named_as_qiskit_names_them() {
+    let folder = Folder::new("counts");
+    let program = folder.file(
+        "p.qasm",
+        "OPENQASM 2.0; include \"qelib1.inc\"; qreg q[3]; creg a[2]; creg b[3]; x q[0]; h q[2]; \
+         measure q[0]->a[1]; measure q[1]->b[0]; measure q[2]->b[2];",
+    );
+    let found = report(&[&program, "--shots", "1000", "--seed", "5"]);
+    let got = counts(&found);
+    // The last register first, the highest bit of each left.
+    assert_eq!(got.iter().map(|(bits, _)| bits.as_str()).collect::<Vec<_>>(), ["000 10", "100 10"]);
+    assert_eq!(got.iter().map(|(_, count)| count).sum::<u64>(), 1000);
+    // Five standard deviations of a fair coin.
+    assert!(got.iter().all(|(_, count)| count.abs_diff(500) < 80), "{got:?}");
+    assert_eq!(counts(&report(&[&program, "--shots", "1000", "--seed", "5"])), got);
+    assert_ne!(counts(&report(&[&program, "--shots", "1000", "--seed", "6"])), got);
+    let text = done(&[&program, "--shots", "1000", "--seed", "5"]);
+    assert!(text.contains("000 10  ") && text.contains('█') && text.contains('%'), "{text}");
+    assert_eq!(counts(&report(&[&program, "--shots", "0"])), []);
+    // Without a measurement all qubits are measured.
+    let all = folder.file("all.qasm", "OPENQASM 2.0; include \"qelib1.inc\"; qreg q[2]; qreg r[1]; x q[1];");
+    assert_eq!(counts(&report(&[&all, "--shots", "7"])), [("010".to_string(), 7)]);
+}
+
+#[test]
+fn shots_of_programs_that_measure_in_between() {
+    let folder = Folder::new("dynamic");
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/qasm/");
+    let shots = 4000.0;
+    let close = |file: &str, want: &[(&str, f64)]| {
+        let got = counts(&report(&[&format!("{corpus}{file}"), "--shots", "4000", "--seed", "3"]));
+        let names: Vec<&str> = got.iter().map(|(bits, _)| bits.as_str()).collect();
+        assert_eq!(names, want.iter().map(|(bits, _)| *bits).collect::<Vec<_>>(), "{file}");
+        for ((bits, count), (_, p)) in got.iter().zip(want) {
+            let spread = 5.0 * (shots * p * (1.0 - p)).sqrt() + 1.0;
+            assert!(
+                (*count as f64 - shots * p).abs() < spread,
+                "{file}: {bits} came {count} times, expected {}",
+                shots * p
+            );
+        }
+    };
+    let (one, zero) = (0.25 * 0.4f64.sin().powi(2), 0.25 * 0.4f64.cos().powi(2));
+    close(
+        "teleport.qasm",
+        &[
+            ("0 0 0", zero),
+            ("0 0 1", zero),
+            ("0 1 0", zero),
+            ("0 1 1", zero),
+            ("1 0 0", one),
+            ("1 0 1", one),
+            ("1 1 0", one),
+            ("1 1 1", one),
+        ],
+    );
+    close("reset.qasm", &[("0 00", 0.5), ("1 11", 0.5)]);
+    let p = 0.55f64.sin().powi(2);
+    close("measurements.qasm", &[("0 1 11", p / 2.0), ("1 0 00", 1.0 - p), ("1 1 11", p / 2.0)]);
+    close("nested.qasm", &[("0 11", 0.5), ("1 00", 0.5)]);
+    // A condition is decided before its branches change the bits it reads.
+    let swap = folder.file(
+        "swap.qasm",
+        "OPENQASM 3.0; include \"stdgates.inc\"; qubit[2] q; bit c; h q[0]; c = measure q[0]; \
+         if (c) { reset q[0]; c = measure q[0]; } else { x q[1]; x q[0]; c = measure q[0]; } bit d = measure q[1];",
+    );
+    let got = counts(&report(&[&swap, "--shots", "400"]));
+    assert_eq!(got.iter().map(|(bits, _)| bits.as_str()).collect::<Vec<_>>(), ["0 0", "1 1"]);
+    // Each sample has its own counts.
+    let inputs = folder.file("in.npy", npy("<f8", false, "(3, 1)", &doubles(&[0.0, PI, 0.0])));
+    let turned = folder.file(
+        "turned.qasm",
+        "OPENQASM 3.0; include \"stdgates.inc\"; input float x; qubit q; bit c; rx(x) q; c = measure q; rx(x) q; measure q;",
+    );
+    let found = report(&[&turned, "--inputs", &inputs, "--shots", "10"]);
+    assert_eq!(found["counts"], serde_json::json!([{"0": 10}, {"1": 10}, {"0": 10}]));
+}

@@ -60,13 +60,7 @@ pub(super) struct Range {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Modifier {
-    pub(super) at: Position,
-    pub(super) kind: ModifierKind,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum ModifierKind {
+pub(super) enum Modifier {
     /// Value the controls must have, and how many there are.
     Control(bool, Option<Expression>),
     Inverse,

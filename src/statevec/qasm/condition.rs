@@ -27,14 +27,19 @@ pub enum Condition {
 impl Condition {
     /// Whether the condition holds; a bit outside of the slice counts as 0.
     pub fn holds(&self, bits: &[bool]) -> bool {
+        self.reads(&|bit| bits.get(bit).copied().unwrap_or(false))
+    }
+
+    /// Whether the condition holds for the bits that `bit` tells.
+    pub(crate) fn reads(&self, bit: &dyn Fn(usize) -> bool) -> bool {
         match self {
-            Self::Equals { bits: of, value } => of.iter().enumerate().all(|(place, &bit)| {
-                let wanted = value.checked_shr(place as u32).unwrap_or(0) & 1 == 1;
-                bits.get(bit).copied().unwrap_or(false) == wanted
-            }),
-            Self::Not(inner) => !inner.holds(bits),
-            Self::All(list) => list.iter().all(|one| one.holds(bits)),
-            Self::Any(list) => list.iter().any(|one| one.holds(bits)),
+            Self::Equals { bits, value } => bits
+                .iter()
+                .enumerate()
+                .all(|(place, &at)| bit(at) == (value.checked_shr(place as u32).unwrap_or(0) & 1 == 1)),
+            Self::Not(inner) => !inner.reads(bit),
+            Self::All(list) => list.iter().all(|one| one.reads(bit)),
+            Self::Any(list) => list.iter().any(|one| one.reads(bit)),
         }
     }
 

@@ -188,13 +188,39 @@ fn eigenvectors(mut h: Vec<C>) -> Vec<C> {
     vectors
 }
 
+/// A whole power, by squaring: what is exact in the matrix stays exact.
+fn whole_power(unitary: &[C], exponent: f64) -> Vec<C> {
+    let side = unitary.len().isqrt();
+    let mut square = if exponent < 0.0 { adjoint(unitary) } else { unitary.to_vec() };
+    let mut out: Vec<C> =
+        (0..side * side).map(|at| C::from(f64::from(u8::from(at / side == at % side)))).collect();
+    let mut left = exponent.abs() as u64;
+    while left > 0 {
+        if left & 1 == 1 {
+            out = multiply(&out, &square);
+        }
+        square = multiply(&square, &square);
+        left >>= 1;
+    }
+    out
+}
+
+/// Whole numbers up to here have no neighbours in f64 that are meant instead.
+const MAX_WHOLE: f64 = (1u64 << 53) as f64;
+
 /// The principal power of a unitary: eigenvalues e^{iφ}, −π < φ ≤ π, become e^{iφ·exponent}. `None` if the matrix is not
-/// unitary.
+/// unitary, or the exponent is above 2⁵³.
 ///
 /// # Source
 /// OpenQASM 3.0, "Quantum gate modifiers".
 pub(super) fn power(unitary: &[C], exponent: f64) -> Option<Vec<C>> {
     let side = unitary.len().isqrt();
+    if !(exponent.abs() <= MAX_WHOLE) {
+        return None;
+    }
+    if exponent == exponent.trunc() {
+        return Some(whole_power(unitary, exponent));
+    }
     let conjugate = adjoint(unitary);
     // cos α·(U + U†)/2 + sin α·(U − U†)/2i is Hermitian and shares U's eigenvectors; its eigenvalues are cos(φ − α). Two
     // different φ give the same one only if their mean is α or α + π: then another α will do.

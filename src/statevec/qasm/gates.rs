@@ -4,6 +4,7 @@ use super::ast::{Expression, Range, Values};
 use super::dense;
 use super::lexer::Position;
 use super::library::Native;
+use super::symbols::step_of;
 use super::value::{Fault, Linear, Names, Value, angle, integer, real};
 use crate::statevec::circuit::{Control, Instruction};
 use crate::statevec::gate::{Gate, MAX_MATRIX_QUBITS, inverse};
@@ -138,15 +139,12 @@ pub(super) fn iterate(
     match values {
         Values::Set(list) => list.iter().try_for_each(|value| each(integer(value, names, version)?)),
         Values::Range(range) => {
-            let Range { at, start: Some(start), step, stop: Some(stop) } = range else {
+            let Range { start: Some(start), step, stop: Some(stop), .. } = range else {
                 return Err((range_at(values), "a loop needs both ends: `[start:end]`".into()));
             };
             let start = integer(start, names, version)?;
             let stop = integer(stop, names, version)?;
-            let step = step.as_ref().map_or(Ok(1), |step| integer(step, names, version))?;
-            if step == 0 {
-                return Err((*at, "a step of 0 never ends; use another".into()));
-            }
+            let step = step_of(step.as_ref(), names, version)?;
             let mut value = start;
             while if step > 0 { value <= stop } else { value >= stop } {
                 each(value)?;

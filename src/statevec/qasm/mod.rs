@@ -1,4 +1,5 @@
-//! OpenQASM: [`parse`] reads version 2.0 and the matching subset of 3.0, [`Circuit::to_qasm3`] writes 3.0.
+//! OpenQASM: [`parse`] reads version 2.0 and the matching subset of 3.0, [`Circuit::to_qasm3`](super::Circuit::to_qasm3)
+//! writes 3.0.
 //!
 //! ```
 //! # fn main() -> gatewarp::Result<()> {
@@ -39,10 +40,11 @@
 //! the principal power: eigenvalues e^{iφ}, −π < φ ≤ π, become e^{iφk}. An integer division in 3.0 that leaves a remainder
 //! is truncated where an integer is wanted, counts in full in `pow(1/2)`, and is an error as an angle.
 //!
-//! Every fault is an [`Error::Parse`] with file, line, column (in characters) and what to do. Nesting, sizes and the length
+//! Every fault is an [`Error::Parse`](crate::Error::Parse) with file, line, column (in characters) and what to do. Nesting, sizes and the length
 //! of what a program expands to are bounded, so that no text overflows the stack or the memory.
 
 mod ast;
+mod circuits;
 mod condition;
 mod dense;
 mod export;
@@ -58,9 +60,9 @@ mod value;
 
 pub use condition::Condition;
 
-use super::circuit::{Circuit, Control};
+use super::circuit::Control;
 use super::gate::Gate;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A named run of qubits, bits or inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +79,7 @@ pub struct Register {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Operation {
-    /// A gate, as [`Circuit::controlled`] takes it.
+    /// A gate, as [`Circuit::controlled`](super::Circuit::controlled) takes it.
     Gate {
         /// What it does.
         gate: Gate,
@@ -127,7 +129,7 @@ pub struct Qasm {
 /// Reads a program. `file` is the name that errors show.
 ///
 /// # Errors
-/// [`Error::Parse`] with the place and what to do about it.
+/// [`Error::Parse`](crate::Error::Parse) with the place and what to do about it.
 pub fn parse(source: &str, file: &str) -> Result<Qasm> {
     program::build(source, file)
 }
@@ -180,109 +182,5 @@ impl Qasm {
     /// How the program calls an input.
     pub fn input_name(&self, input: usize) -> String {
         element_name(&self.inputs, input)
-    }
-
-    /// The program as a circuit: its gates, up to measurements at the end, which are left out.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] if there are no qubits, or if what happens depends on a measurement: a gate after one,
-    /// a reset, a condition on measured bits.
-    pub fn circuit(&self) -> Result<Circuit> {
-        Ok(self.unitary()?.0)
-    }
-
-    /// For every classical bit, the qubit whose final measurement it takes; as [`Qasm::circuit`], which it belongs to.
-    ///
-    /// # Errors
-    /// As [`Qasm::circuit`].
-    pub fn final_measurements(&self) -> Result<Vec<Option<usize>>> {
-        Ok(self.unitary()?.1)
-    }
-
-    fn unitary(&self) -> Result<(Circuit, Vec<Option<usize>>)> {
-        let qubits = program::total(&self.qubits);
-        if qubits == 0 {
-            return Err(refused("declares no qubits; declare a register, `qubit[n] q;`".into()));
-        }
-        let mut state = Unitary {
-            names: self,
-            circuit: Circuit::with_parameters(qubits, 0, program::total(&self.inputs))?,
-            touched: vec![false; qubits],
-            measured: vec![false; qubits],
-            taken: vec![None; program::total(&self.bits)],
-        };
-        state.run(&self.operations)?;
-        Ok((state.circuit, state.taken))
-    }
-}
-
-fn refused(reason: String) -> Error {
-    Error::argument("Qasm::circuit", "program", reason)
-}
-
-/// Collects a circuit while nothing in the program depends on a measurement.
-struct Unitary<'a> {
-    names: &'a Qasm,
-    circuit: Circuit,
-    touched: Vec<bool>,
-    measured: Vec<bool>,
-    taken: Vec<Option<usize>>,
-}
-
-impl Unitary<'_> {
-    fn run(&mut self, operations: &[Operation]) -> Result<()> {
-        for operation in operations {
-            match operation {
-                Operation::Gate { gate, targets, controls } => {
-                    let string = match gate {
-                        Gate::PauliRotation(string, _) => string.x | string.z,
-                        _ => 0,
-                    };
-                    let of_string = (0..32).filter(|q| string >> q & 1 == 1);
-                    let qubits =
-                        targets.iter().copied().chain(controls.iter().map(|c| c.qubit)).chain(of_string);
-                    for qubit in qubits {
-                        if self.measured[qubit] {
-                            let name = self.names.qubit_name(qubit);
-                            return Err(refused(format!("has a gate on {name} after its measurement")));
-                        }
-                        self.touched[qubit] = true;
-                    }
-                    self.circuit.controlled(controls, gate.clone(), targets)?;
-                }
-                &Operation::Measure { qubit, bit } => {
-                    self.measured[qubit] = true;
-                    if let Some(bit) = bit {
-                        self.taken[bit] = Some(qubit);
-                    }
-                }
-                Operation::Barrier { .. } => {}
-                &Operation::Reset { qubit } => {
-                    // A qubit nothing has happened to is |0⟩.
-                    if self.touched[qubit] || self.measured[qubit] {
-                        let name = self.names.qubit_name(qubit);
-                        return Err(refused(format!("resets {name} after using it")));
-                    }
-                }
-                Operation::If { condition, then, otherwise } => {
-                    let mut bad = None;
-                    condition.for_each_bit(&mut |bit| {
-                        if self.taken[bit].is_some() {
-                            bad = Some(bit);
-                        }
-                    });
-                    if let Some(bit) = bad {
-                        return Err(refused(format!(
-                            "has a condition on {}, which was measured",
-                            self.names.bit_name(bit)
-                        )));
-                    }
-                    // Bits that nothing was measured into are 0.
-                    let branch = if condition.holds(&[]) { then } else { otherwise };
-                    self.run(branch)?;
-                }
-            }
-        }
-        Ok(())
     }
 }

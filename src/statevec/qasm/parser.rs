@@ -1,8 +1,8 @@
 //! Statements: from tokens to [`ast`](super::ast), one at a time.
 
 use super::ast::{
-    Call, Expression, GateDefinition, Modifier, ModifierKind, Operand, Range, Selector, Statement,
-    StatementKind, Type, Values,
+    Call, Expression, GateDefinition, Modifier, Operand, Range, Selector, Statement, StatementKind, Type,
+    Values,
 };
 use super::lexer::{Kind, Lexer, Position, Token};
 use crate::error::{Error, Result};
@@ -479,17 +479,17 @@ impl<'s> Parser<'s> {
         let mut modifiers = Vec::new();
         while self.version == 3 {
             let at = self.token.at;
-            let kind = match self.token.kind {
+            let modifier = match self.token.kind {
                 Kind::Name("inv") => {
                     self.advance()?;
-                    ModifierKind::Inverse
+                    Modifier::Inverse
                 }
                 Kind::Name("pow") => {
                     self.advance()?;
                     self.expect("(")?;
                     let exponent = self.expression()?;
                     self.expect(")")?;
-                    ModifierKind::Power(exponent)
+                    Modifier::Power(exponent)
                 }
                 Kind::Name(word @ ("ctrl" | "negctrl")) => {
                     self.advance()?;
@@ -498,7 +498,7 @@ impl<'s> Parser<'s> {
                         count = Some(self.expression()?);
                         self.expect(")")?;
                     }
-                    ModifierKind::Control(word == "ctrl", count)
+                    Modifier::Control(word == "ctrl", count)
                 }
                 _ => break,
             };
@@ -508,7 +508,7 @@ impl<'s> Parser<'s> {
                     .lexer
                     .error(at, format!("more than {MAX_DEPTH} modifiers; define a gate in between")));
             }
-            modifiers.push(Modifier { at, kind });
+            modifiers.push(modifier);
         }
         Ok(modifiers)
     }

@@ -18,8 +18,8 @@ use crate::statevec::circuit::{Instruction, MAX_QUBITS};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// Classical bits of a program, and inputs of a program.
-const MAX_BITS: usize = 1 << 16;
+/// Classical bits of a program (one more takes measurements whose results are not kept), and its inputs.
+const MAX_BITS: usize = crate::statevec::MAX_BITS - 1;
 const MAX_INPUTS: usize = 1 << 20;
 
 pub(super) struct Builder<'s> {
@@ -368,19 +368,15 @@ impl Builder<'_> {
                     let mut modifiers = Vec::new();
                     let mut controls = 0;
                     for modifier in &call.modifiers {
-                        modifiers.push(match &modifier.kind {
-                            ast::ModifierKind::Inverse => BodyModifier::Inverse,
-                            ast::ModifierKind::Power(exponent) => {
+                        modifiers.push(match modifier {
+                            ast::Modifier::Inverse => BodyModifier::Inverse,
+                            ast::Modifier::Power(exponent) => {
                                 self.check_names(exponent, names)?;
                                 BodyModifier::Power(exponent.clone())
                             }
-                            ast::ModifierKind::Control(value, count) => {
-                                let count = controls_of(
-                                    count.as_ref(),
-                                    modifier.at,
-                                    &Constants(&self.scopes),
-                                    self.version,
-                                )?;
+                            ast::Modifier::Control(value, count) => {
+                                let count =
+                                    controls_of(count.as_ref(), &Constants(&self.scopes), self.version)?;
                                 controls += count;
                                 BodyModifier::Control(*value, count)
                             }
@@ -455,11 +451,11 @@ impl Builder<'_> {
         let mut modifiers = Vec::new();
         let mut controls = 0;
         for modifier in &call.modifiers {
-            modifiers.push(match &modifier.kind {
-                ast::ModifierKind::Inverse => Modifier::Inverse,
-                ast::ModifierKind::Power(k) => Modifier::Power(real(k, &self.scopes, version)?, k.at),
-                ast::ModifierKind::Control(value, count) => {
-                    let count = controls_of(count.as_ref(), modifier.at, &self.scopes, version)?;
+            modifiers.push(match modifier {
+                ast::Modifier::Inverse => Modifier::Inverse,
+                ast::Modifier::Power(k) => Modifier::Power(real(k, &self.scopes, version)?, k.at),
+                ast::Modifier::Control(value, count) => {
+                    let count = controls_of(count.as_ref(), &self.scopes, version)?;
                     controls += count;
                     Modifier::Control(*value, count)
                 }
@@ -555,16 +551,11 @@ impl Builder<'_> {
     }
 }
 
-fn controls_of(
-    count: Option<&Expression>,
-    at: Position,
-    names: &dyn Names,
-    version: u8,
-) -> Result<usize, Fault> {
+fn controls_of(count: Option<&Expression>, names: &dyn Names, version: u8) -> Result<usize, Fault> {
     let Some(count) = count else { return Ok(1) };
     match integer(count, names, version)? {
         found @ 1..=32 => Ok(found as usize),
-        found => Err((at, format!("{found} controls; a modifier adds 1 to 32"))),
+        found => Err((count.start(), format!("{found} controls; a modifier adds 1 to 32"))),
     }
 }
 

@@ -122,10 +122,7 @@ impl Scopes {
 
     fn slice(&self, range: &Range, all: &[usize], name: &str, version: u8) -> Result<Vec<usize>, Fault> {
         let Range { at, start, step, stop } = range;
-        let step = step.as_ref().map_or(Ok(1), |step| integer(step, self, version))?;
-        if step == 0 {
-            return Err((*at, "a step of 0 never ends; use another".into()));
-        }
+        let step = step_of(step.as_ref(), self, version)?;
         let end = |expression: &Option<Expression>, otherwise: usize| match expression {
             None => Ok(otherwise),
             Some(e) => {
@@ -144,6 +141,15 @@ impl Scopes {
             return Err((*at, format!("this slice of `{name}` is empty")));
         }
         Ok(list)
+    }
+}
+
+/// The step of a range, 1 unless given.
+pub(super) fn step_of(step: Option<&Expression>, names: &dyn Names, version: u8) -> Result<i128, Fault> {
+    let Some(step) = step else { return Ok(1) };
+    match integer(step, names, version)? {
+        0 => Err((step.start(), "a step of 0 never ends; use another".into())),
+        found => Ok(found),
     }
 }
 
