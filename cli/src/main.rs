@@ -1,8 +1,13 @@
-//! The `gatewarp` command: which devices are here, and whether they compute what they should.
+//! The `gatewarp` command: which devices are here, whether they compute what they should, and what a circuit does.
 //!
 //! Exit codes: 0 all is well, 1 a validation failed, 2 the command cannot be carried out as given.
 
 mod devices;
+mod draw;
+mod histogram;
+mod npy;
+mod simulate;
+mod simulate_run;
 mod validate;
 
 use clap::{Parser, Subcommand};
@@ -10,7 +15,11 @@ use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(name = "gatewarp", version, about = "Looks at and checks the devices gatewarp can run on")]
+#[command(
+    name = "gatewarp",
+    version,
+    about = "Simulates quantum circuits; looks at and checks the devices gatewarp can run on"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -20,6 +29,8 @@ struct Arguments {
 enum Command {
     /// List the devices of this machine, the one taken by default, and why others are not
     Devices(devices::Arguments),
+    /// Run an OpenQASM program: states, probabilities, expectations, gradients, shots
+    Simulate(Box<simulate::Arguments>),
     /// Check a device against plain f64 computations; exit code 1 if it fails
     Validate(validate::Arguments),
 }
@@ -30,6 +41,7 @@ pub(crate) type Outcome = Result<(String, ExitCode), String>;
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Devices(arguments) => devices::run(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
     };
     match outcome {

@@ -45,6 +45,7 @@ mod pauli;
 mod plan;
 mod problem;
 mod program;
+pub mod qasm;
 pub mod readout;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod records;

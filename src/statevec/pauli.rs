@@ -111,7 +111,8 @@ impl PauliSum {
 impl FromStr for PauliSum {
     type Err = Error;
 
-    /// Parses `0.5*Z0 + 0.25*X1*Z3 - Y2`; a bare number is a multiple of the identity.
+    /// Parses `0.5*Z0 + 0.25*X1*Z3 - Y2`; a bare number is a multiple of the identity, which is also
+    /// written `I`.
     fn from_str(text: &str) -> Result<Self> {
         let bad = |at: &str| Error::argument(OP, "text", format!("`{at}` in `{text}` is not a Pauli term"));
         let mut sum = Self::new();
@@ -141,6 +142,7 @@ impl FromStr for PauliSum {
             }) {
                 let mut letters = factor.chars();
                 match letters.next() {
+                    Some('I') if letters.as_str().is_empty() => {}
                     Some(letter @ ('X' | 'Y' | 'Z' | 'I')) => {
                         factors.push((letter, letters.as_str().parse().map_err(|_| bad(factor))?));
                     }

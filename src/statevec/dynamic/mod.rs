@@ -13,6 +13,7 @@ pub use shots::Shots;
 
 use super::circuit::{Circuit, MAX_QUBITS};
 use super::program::Program;
+use super::qasm::Condition;
 use crate::error::{Error, Result};
 
 const OP: &str = "DynamicCircuit";
@@ -29,6 +30,7 @@ enum Element {
     Measure { qubit: usize, bit: usize },
     Reset { qubit: usize },
     Conditional { bits: Vec<usize>, value: u64, body: DynamicCircuit },
+    Choice { condition: Condition, then: DynamicCircuit, otherwise: DynamicCircuit },
 }
 
 /// A circuit with measurements, resets and classical conditions, under construction.
@@ -164,17 +166,34 @@ impl DynamicCircuit {
         if bits.len() < 64 && value >> bits.len() != 0 {
             return Err(Error::argument(OP, "value", format!("{value} does not fit {} bits", bits.len())));
         }
-        self.check_width(body.qubits)?;
-        if body.bits > self.bits {
-            let reason = format!("has {} classical bits, this circuit has {}", body.bits, self.bits);
-            return Err(Error::argument(OP, "body", reason));
-        }
-        if body.depth + 1 > MAX_DEPTH {
-            return Err(Error::argument(OP, "body", format!("nests conditions more than {MAX_DEPTH} deep")));
-        }
+        self.check_body(body)?;
         self.depth = self.depth.max(body.depth + 1);
         (self.thetas, self.inputs) = (self.thetas.max(body.thetas), self.inputs.max(body.inputs));
         self.elements.push(Element::Conditional { bits: bits.to_vec(), value, body: body.clone() });
+        Ok(self)
+    }
+
+    /// Runs `then` in the shots where the condition holds and `otherwise` in the others, both decided before either runs.
+    ///
+    /// # Errors
+    /// As [`DynamicCircuit::conditional`].
+    pub fn choice(&mut self, condition: &Condition, then: &Self, otherwise: &Self) -> Result<&mut Self> {
+        let mut bad = Ok(());
+        condition.for_each_bit(&mut |bit| {
+            if let Err(error) = self.check_bit(bit) {
+                bad = Err(error);
+            }
+        });
+        bad?;
+        for body in [then, otherwise] {
+            self.check_body(body)?;
+        }
+        for body in [then, otherwise] {
+            self.depth = self.depth.max(body.depth + 1);
+            (self.thetas, self.inputs) = (self.thetas.max(body.thetas), self.inputs.max(body.inputs));
+        }
+        let (condition, then, otherwise) = (condition.clone(), then.clone(), otherwise.clone());
+        self.elements.push(Element::Choice { condition, then, otherwise });
         Ok(self)
     }
 
@@ -231,9 +250,26 @@ impl DynamicCircuit {
                     value: *value,
                     body: body.steps(thetas, inputs, events)?,
                 },
+                Element::Choice { condition, then, otherwise } => Step::Choice {
+                    condition: condition.clone(),
+                    then: then.steps(thetas, inputs, events)?,
+                    otherwise: otherwise.steps(thetas, inputs, events)?,
+                },
             });
         }
         Ok(steps)
+    }
+
+    fn check_body(&self, body: &Self) -> Result<()> {
+        self.check_width(body.qubits)?;
+        if body.bits > self.bits {
+            let reason = format!("has {} classical bits, this circuit has {}", body.bits, self.bits);
+            return Err(Error::argument(OP, "body", reason));
+        }
+        if body.depth + 1 > MAX_DEPTH {
+            return Err(Error::argument(OP, "body", format!("nests conditions more than {MAX_DEPTH} deep")));
+        }
+        Ok(())
     }
 
     fn check_width(&self, qubits: usize) -> Result<()> {
@@ -274,6 +310,7 @@ enum Step {
     Measure { qubit: usize, bit: usize, event: u32 },
     Reset { qubit: usize, event: u32 },
     Conditional { bits: Vec<usize>, value: u64, body: Vec<Step> },
+    Choice { condition: Condition, then: Vec<Step>, otherwise: Vec<Step> },
 }
 
 /// A compiled [`DynamicCircuit`]: sample it on any batch, on any device.

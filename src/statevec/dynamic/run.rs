@@ -138,6 +138,11 @@ impl Trajectories {
         Ok(())
     }
 
+    /// Rows of the trajectories that meet a condition on their numbers.
+    fn rows(&self, meets: impl Fn(usize) -> bool) -> Vec<u32> {
+        (0..).zip(&self.numbers).filter(|&(_, &number)| meets(number)).map(|(row, _)| row).collect()
+    }
+
     /// The listed rows on their own.
     fn pick(&self, device: &Device, rows: &[u32]) -> Result<(Self, Tensor)> {
         let index = Tensor::from_slice(device, rows, &[rows.len()])?;
@@ -185,24 +190,33 @@ impl Run<'_> {
                 }
                 Step::Conditional { bits, value, body } => {
                     trajectories.fetch(out)?;
-                    let meets = |number: usize| out.value(number, bits) == *value;
-                    let rows: Vec<u32> = (0..)
-                        .zip(&trajectories.numbers)
-                        .filter(|&(_, &number)| meets(number))
-                        .map(|(row, _)| row)
-                        .collect();
-                    if rows.len() == trajectories.numbers.len() {
-                        self.steps(body, trajectories, out)?;
-                    } else if !rows.is_empty() {
-                        let (mut part, index) = trajectories.pick(&self.device, &rows)?;
-                        self.steps(body, &mut part, out)?;
-                        part.fetch(out)?;
-                        rows::put(OP, &part.states.view(), &index.view(), &mut trajectories.states)?;
-                    }
+                    let rows = trajectories.rows(|number| out.value(number, bits) == *value);
+                    self.some(&rows, body, trajectories, out)?;
+                }
+                Step::Choice { condition, then, otherwise } => {
+                    trajectories.fetch(out)?;
+                    let holds = |number: usize| condition.reads(&|bit| out.value(number, &[bit]) == 1);
+                    let (yes, no) = (trajectories.rows(holds), trajectories.rows(|number| !holds(number)));
+                    self.some(&yes, then, trajectories, out)?;
+                    self.some(&no, otherwise, trajectories, out)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Runs a body on some of the trajectories.
+    fn some(&self, rows: &[u32], body: &[Step], all: &mut Trajectories, out: &mut Shots) -> Result<()> {
+        if rows.is_empty() || body.is_empty() {
+            return Ok(());
+        }
+        if rows.len() == all.numbers.len() {
+            return self.steps(body, all, out);
+        }
+        let (mut part, index) = all.pick(&self.device, rows)?;
+        self.steps(body, &mut part, out)?;
+        part.fetch(out)?;
+        rows::put(OP, &part.states.view(), &index.view(), &mut all.states)
     }
 
     /// Draws the outcome of a qubit for every trajectory and projects the states: `[rows, 2]` u32, the outcomes first.

@@ -1,0 +1,17 @@
+OPENQASM 2.0;
+include "qelib1.inc";
+qreg a[2];
+qreg b[2];
+qreg c[1];
+creg m[2];
+creg k[1];
+ry(0.6) a;
+h b;
+cx a,b;
+cx c,a;
+cz a[1],b;
+ccx a,b,c;
+rx(0.2) c;
+barrier a,b[0];
+measure a->m;
+measure c[0]->k[0];

@@ -1,0 +1,15 @@
+OPENQASM 2.0;
+include "qelib1.inc";
+qreg q[2];
+rx(1+2*3) q[0];
+rx((1+2)*3) q[0];
+ry(-2^2) q[0];
+ry(2^3^2/100) q[0];
+ry(2^-1) q[1];
+rx(7/2) q[1];
+rx(5-3-1) q[1];
+ry(8/4/2) q[1];
+rx(sin(pi/6)+cos(pi/3)*tan(pi/4)) q[0];
+ry(exp(0.5)-ln(2.5)+sqrt(2)) q[0];
+rx(-(-.5e1)) q[1];
+ry(+1.25E-1) q[1];

@@ -1,0 +1,27 @@
+OPENQASM 3.0;
+include "stdgates.inc";
+gate pair(a) q, r { gphase(a); ry(a) q; ctrl @ rz(2*a) q, r; }
+qubit[4] q;
+h q;
+ctrl @ x q[0], q[1];
+negctrl @ rx(0.3) q[1], q[2];
+ctrl(2) @ negctrl @ y q[3], q[0], q[2], q[1];
+inv @ s q[0];
+inv @ pair(0.4) q[0], q[1];
+ctrl @ pair(0.7) q[2], q[3], q[0];
+ctrl @ inv @ pair(0.2) q[1], q[2], q[3];
+inv @ ctrl @ sx q[3], q[0];
+pow(2) @ t q[1];
+pow(-1) @ t q[2];
+pow(0.5) @ x q[0];
+pow(1/2) @ z q[1];
+pow(0.5) @ swap q[2], q[3];
+pow(1/3) @ ctrl @ y q[0], q[3];
+ctrl @ pow(0.25) @ negctrl @ x q[1], q[2], q[0];
+pow(3) @ pair(0.1) q[3], q[1];
+pow(-2.5) @ rz(0.3) q[2];
+pow(1000001) @ x q[0];
+pow(0) @ h q[0];
+ctrl @ gphase(pi/4) q[0];
+negctrl(2) @ gphase(0.3) q[1], q[2];
+pow(0.5) @ gphase(1.0);

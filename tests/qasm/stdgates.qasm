@@ -1,0 +1,12 @@
+OPENQASM 3.0;
+include "stdgates.inc";
+qubit[3] q;
+U(0.3, 0.5, -0.7) q[0]; u3(0.6, -0.2, 0.1) q[1]; u2(0.4, 1.1) q[2]; u1(0.9) q[0];
+p(0.8) q[2]; phase(-0.3) q[1]; id q[1];
+x q[0]; y q[1]; z q[2]; h q[0]; s q[1]; sdg q[2]; t q[0]; tdg q[1]; sx q[2];
+rx(0.7) q[0]; ry(-1.3) q[1]; rz(2.1) q[2];
+CX q[0], q[1]; cx q[1], q[2]; cy q[2], q[0]; cz q[0], q[2]; ch q[1], q[0];
+cp(0.35) q[0], q[1]; cphase(-0.6) q[2], q[1]; crx(0.45) q[2], q[0]; cry(0.55) q[0], q[2]; crz(0.65) q[1], q[2];
+swap q[0], q[2]; ccx q[2], q[1], q[0]; cswap q[1], q[0], q[2];
+cu(0.95, 1.05, -0.6, 0.75) q[2], q[0];
+gphase(0.5);
