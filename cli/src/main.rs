@@ -1,13 +1,16 @@
-//! The `gatewarp` command: which devices are here, whether they compute what they should, and what a circuit does.
+//! The `gatewarp` command: which devices are here, whether they compute what they should, attention of tensors in a file, and what a
+//! circuit does.
 //!
 //! Exit codes: 0 all is well, 1 a validation failed, 2 the command cannot be carried out as given.
 
+mod attention;
 mod devices;
 mod draw;
 mod histogram;
 mod npy;
 mod simulate;
 mod simulate_run;
+mod tensors;
 mod validate;
 
 use clap::{Parser, Subcommand};
@@ -18,7 +21,7 @@ use std::process::ExitCode;
 #[command(
     name = "gatewarp",
     version,
-    about = "Simulates quantum circuits; looks at and checks the devices gatewarp can run on"
+    about = "Computes attention, simulates quantum circuits; looks at and checks the devices gatewarp can run on"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -27,6 +30,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Compute attention of the tensors in a safetensors file, and its gradients
+    Attention(Box<attention::Arguments>),
     /// List the devices of this machine, the one taken by default, and why others are not
     Devices(devices::Arguments),
     /// Run an OpenQASM program: states, probabilities, expectations, gradients, shots
@@ -40,6 +45,7 @@ pub(crate) type Outcome = Result<(String, ExitCode), String>;
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Attention(arguments) => attention::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),

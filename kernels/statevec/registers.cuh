@@ -269,7 +269,7 @@ GW_DEVICE Amplitude<float> turn_of(double sum, float constant, u32 quadrant) {
 struct Parameters {
     const float* theta;
     const float* inputs;
-    const u32* rows;  // of theta, for each sample; null if there is one for all
+    const u32* theta_rows;  // of theta, for each sample; null if there is one for all
     i64 theta_step, task_step, sample_step, input_step;
     u32* status;
     u32 samples;
@@ -282,7 +282,7 @@ GW_DEVICE void coefficients(Shared<u32> words, Shared<R> plane, const Parameters
     for (u32 i = threadIdx.x; i < slots * states; i += BLOCK) {
         const u32 slot = i / states, sample = place.first_sample + i % states;
         const u32 record = HEADER + 4u * slot;
-        const u32 row = p.rows != nullptr && sample < p.samples ? gw::load_global_cached(p.rows + sample) : 0u;
+        const u32 row = p.theta_rows != nullptr && sample < p.samples ? gw::load_global_cached(p.theta_rows + sample) : 0u;
         double sum = 0.0;
         bool finite = true;
         if (sample < p.samples && row != NONE) {
@@ -414,7 +414,7 @@ GW_DEVICE void run_ops(Amplitude<R> (&a)[K], Amplitude<R> (&u)[K], bool both, Sh
 
 /// Whether the sample's task does not exist.
 GW_DEVICE bool without_task(const Parameters& p, const Place& place) {
-    return p.rows != nullptr && place.inside && gw::load_global_cached(p.rows + place.sample) == NONE;
+    return p.theta_rows != nullptr && place.inside && gw::load_global_cached(p.theta_rows + place.sample) == NONE;
 }
 
 /// What [`run_ops`] is given where nothing is differentiated.

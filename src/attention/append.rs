@@ -16,7 +16,7 @@ use crate::validate;
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::DType`], [`Error::Device`] or [`Error::InvalidArgument`] naming the argument, also for a cache
-/// without room, a page that does not exist, or packed sequences; [`Error::Unsupported`] on wgpu and cuda so far. Nothing is
+/// without room, a page that does not exist, or packed sequences; [`Error::Unsupported`] on wgpu so far. Nothing is
 /// written then.
 pub fn attention_append(
     k_cache: &mut TensorMut<'_>,
@@ -69,9 +69,18 @@ pub fn attention_append(
     let lengths = Ids::new(op, "kv_len", kv_len, &[batch], &device, fits)?;
     match &device.0 {
         Kind::Cpu => {}
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        _ => {
-            let (backend, limit) = (device.backend(), "cpu".into());
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(cuda) => {
+            let (k_cache, v_cache) = (k_cache.as_ref(), v_cache.as_ref());
+            let (kv_len, table) = (&lengths, table.as_ref().map(|(table, _)| table));
+            return super::cuda::inspect::append(
+                cuda,
+                &super::cuda::inspect::Append { op, k_cache, v_cache, k, v, kv_len, table, slots },
+            );
+        }
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(_) => {
+            let (backend, limit) = (device.backend(), "cpu and cuda".into());
             let got = backend.to_string();
             return Err(Error::Unsupported { op, backend, what: "device", limit, got });
         }

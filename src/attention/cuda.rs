@@ -2,14 +2,13 @@
 //! calls take the general kernels: general.rs.
 
 mod general;
-#[allow(dead_code, reason = "the public functions do not come here yet")]
 pub(super) mod inspect;
 mod scratch;
 
-use super::features::{Capabilities, Feature};
+use super::plan::Tiles;
 use super::{Backward, Forward, Problem};
 use crate::attention::options::Score;
-use crate::attention::problem::{MAX_DIM, Offset, Storage};
+use crate::attention::problem::{Offset, Storage};
 use crate::device::Backend;
 use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
@@ -18,32 +17,9 @@ use crate::ids::Ids;
 use crate::manifest::attention::cuda::{
     BACKWARD_PARAMS, DELTA, FORWARD_PARAMS, FORWARD_ROWS, VARIANTS, Variant,
 };
+use crate::manifest::attention::general::DECODE_ROWS;
 use crate::tensor::{Memory, TensorMut, TensorRef};
 use bytemuck::{Pod, Zeroable};
-
-/// What these kernels can do: everything.
-pub(super) const CAPABILITIES: Capabilities = Capabilities {
-    backend: Backend::Cuda,
-    dtypes: &[DType::F32, DType::F16, DType::BF16, DType::F64],
-    dim: MAX_DIM,
-    features: &[
-        Feature::Cosine,
-        Feature::ComplexDot,
-        Feature::Fidelity,
-        Feature::Gaussian,
-        Feature::Additive,
-        Feature::Softcap,
-        Feature::Window,
-        Feature::Mask,
-        Feature::Bias,
-        Feature::Alibi,
-        Feature::Sinks,
-        Feature::Dropout,
-        Feature::Packed,
-        Feature::Paged,
-        Feature::OptionGradients,
-    ],
-};
 
 /// Longest sequence: positions, even of the rows that pad a tile, then fit 32 bits.
 const LENGTH_LIMIT: usize = (1 << 30) - 64;
@@ -281,6 +257,20 @@ fn is_fast(problem: &Problem<'_>) -> bool {
 /// Whether the fast forward kernel takes it: few queries over many keys are faster split between blocks.
 fn is_fast_forward(problem: &Problem<'_>) -> bool {
     is_fast(problem) && general::decode(problem).is_none()
+}
+
+/// What a forward call would visit.
+pub(super) fn tiles(problem: &Problem<'_>) -> Result<Tiles> {
+    let score = problem.score_name();
+    if is_fast_forward(problem) {
+        let variant = variant(problem);
+        let name = format!("{score} scores of f32, fast kernels, dimensions to {}", variant.dim);
+        return problem.tiles_in_sight(name, [FORWARD_ROWS, variant.forward_columns]);
+    }
+    let (kernels, split) = (general::kernels(problem), general::decode(problem).is_some());
+    let how = if split { "caches split between blocks" } else { "general kernels" };
+    let rows = if split { DECODE_ROWS } else { kernels.forward_rows };
+    problem.tiles_in_sight(format!("{score} scores of {}, {how}", problem.dtype), [rows, kernels.columns])
 }
 
 pub(super) fn forward_workspace(_: &CudaDevice, problem: &Problem<'_>) -> Result<usize> {

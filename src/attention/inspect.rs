@@ -24,7 +24,7 @@ pub struct AttentionRow {
 ///
 /// # Errors
 /// As [`attention_forward`](super::attention_forward); [`Error::InvalidArgument`] for a row that does not exist;
-/// [`Error::Unsupported`] on wgpu and cuda so far.
+/// [`Error::Unsupported`] on wgpu so far.
 pub fn attention_weights(
     q: &TensorRef<'_>,
     k: &TensorRef<'_>,
@@ -42,8 +42,13 @@ pub fn attention_weights(
     }
     match &q.device().0 {
         Kind::Cpu => super::cpu::weights(&problem, lse, rows),
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        _ => Err(not_yet(&problem)),
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(device) => {
+            let rows: Vec<[usize; 3]> = rows.iter().map(|row| [row.sample, row.head, row.query]).collect();
+            super::cuda::inspect::weights(device, &problem, lse, &rows)
+        }
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(_) => Err(not_yet(&problem)),
     }
 }
 
@@ -61,8 +66,10 @@ pub fn attention_entropy(
     let problem = problem("attention_entropy", q, k, lse, options)?;
     match &q.device().0 {
         Kind::Cpu => super::cpu::entropy(&problem, lse),
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        _ => Err(not_yet(&problem)),
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(device) => super::cuda::inspect::entropy(device, &problem, lse),
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(_) => Err(not_yet(&problem)),
     }
 }
 
@@ -80,14 +87,9 @@ fn problem<'a>(
     Ok(problem)
 }
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-pub(super) fn not_yet(problem: &Problem<'_>) -> Error {
+#[cfg(feature = "wgpu")]
+fn not_yet(problem: &Problem<'_>) -> Error {
     let backend = problem.q.device().backend();
-    Error::Unsupported {
-        op: problem.op,
-        backend,
-        what: "device",
-        limit: "cpu".into(),
-        got: backend.to_string(),
-    }
+    let (what, limit) = ("device", "cpu and cuda".into());
+    Error::Unsupported { op: problem.op, backend, what, limit, got: backend.to_string() }
 }

@@ -16,7 +16,6 @@ mod append;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod features;
 mod inspect;
 mod options;
 mod plan;
@@ -132,6 +131,12 @@ pub struct AttentionGradientViews<'a> {
 }
 
 impl AttentionGradientViews<'_> {
+    /// Whether a gradient of an option is asked for.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    fn wants_options(&self) -> bool {
+        [&self.dbias, &self.dsinks, &self.dalibi, &self.dw, &self.dscale].into_iter().any(Option::is_some)
+    }
+
     /// The views by argument name.
     fn named(&self) -> [(&'static str, Option<&TensorMut<'_>>); 9] {
         [
@@ -145,11 +150,6 @@ impl AttentionGradientViews<'_> {
             ("dscale", self.dscale.as_ref()),
             ("drow_scale", self.drow_scale.as_ref()),
         ]
-    }
-
-    /// Whether a gradient of an option is asked for.
-    fn wants_options(&self) -> bool {
-        [&self.dbias, &self.dsinks, &self.dalibi, &self.dw, &self.dscale].into_iter().any(Option::is_some)
     }
 }
 
@@ -221,13 +221,7 @@ fn run_forward(
 ) -> Result<()> {
     let mut call = Forward { o: o.reborrow(), lse: lse.reborrow(), workspace };
     problem.check_forward(&call)?;
-    match &problem.q.device().0 {
-        Kind::Cpu => problem.within(&cpu::CAPABILITIES, None)?,
-        #[cfg(feature = "wgpu")]
-        Kind::Wgpu(_) => problem.within(&wgpu::CAPABILITIES, None)?,
-        #[cfg(feature = "cuda")]
-        Kind::Cuda(_) => problem.within(&cuda::CAPABILITIES, None)?,
-    }
+    problem.check_element_type()?;
     if problem.has_no_rows() {
         return Ok(());
     }
@@ -316,14 +310,7 @@ pub fn attention_backward_into(
 
 fn run_backward(problem: &Problem<'_>, mut call: Backward<'_>) -> Result<()> {
     problem.check_backward(&call)?;
-    let gradients = Some(&call.gradients);
-    match &problem.q.device().0 {
-        Kind::Cpu => problem.within(&cpu::CAPABILITIES, gradients)?,
-        #[cfg(feature = "wgpu")]
-        Kind::Wgpu(_) => problem.within(&wgpu::CAPABILITIES, gradients)?,
-        #[cfg(feature = "cuda")]
-        Kind::Cuda(_) => problem.within(&cuda::CAPABILITIES, gradients)?,
-    }
+    problem.check_element_type()?;
     match &problem.q.device().0 {
         Kind::Cpu => cpu::backward(problem, &mut call),
         #[cfg(feature = "wgpu")]

@@ -80,10 +80,11 @@ pub(super) struct Tiles {
     pub(super) total: u64,
 }
 
-/// The plan of a call, without making it. Reads lengths and masks, not q, k or v.
+/// The plan of a call, without making it. Reads lengths and masks, not q, k or v; on a GPU only what the host can see, so that
+/// nothing is waited for: lengths and offsets in device memory count as the longest they may be.
 ///
 /// # Errors
-/// As [`attention_forward`](super::attention_forward); [`Error::Unsupported`](crate::Error::Unsupported) on wgpu and cuda so far.
+/// As [`attention_forward`](super::attention_forward).
 pub fn attention_plan(
     q: &TensorRef<'_>,
     k: &TensorRef<'_>,
@@ -93,8 +94,10 @@ pub fn attention_plan(
     let problem = Problem::new("attention_plan", q, k, v, options)?;
     let tiles = match &q.device().0 {
         Kind::Cpu => super::cpu::tiles(&problem)?,
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        _ => return Err(super::inspect::not_yet(&problem)),
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(_) => super::cuda::tiles(&problem)?,
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(_) => super::wgpu::tiles(&problem)?,
     };
     let workspace = [
         super::attention_forward_workspace(q, k, v, options)?,
@@ -103,7 +106,75 @@ pub fn attention_plan(
     Ok(problem.plan(tiles, workspace))
 }
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 impl Problem<'_> {
+    /// Tiles of `queries` × `keys` that length, causal mask and window leave to compute, from what the host knows.
+    pub(super) fn tiles_in_sight(&self, variant: String, tile: [usize; 2]) -> Result<Tiles> {
+        use super::problem::{Offset, Storage};
+        let [queries, keys] = tile;
+        let host = |ids: Option<&crate::ids::Ids<'_>>| {
+            ids.map(crate::ids::Ids::visible).transpose().map(Option::flatten)
+        };
+        let (cu_q, cu_k) = match &self.storage {
+            Storage::Packed { cu_q, cu_k, .. } => (host(Some(cu_q))?, host(Some(cu_k))?),
+            _ => (None, None),
+        };
+        let kv_len = host(self.kv_len.as_ref())?;
+        let offsets = match &self.offset {
+            Offset::PerSample(ids) => Some(ids.visible()?),
+            _ => None,
+        };
+        let length = |cumulative: &Option<Vec<i64>>, b: usize, most: usize| {
+            cumulative.as_ref().map_or(most as i64, |at| at[b + 1] - at[b])
+        };
+        let (mut visited, mut total) = (0, 0);
+        for b in 0..self.batch {
+            let q_len = length(&cu_q, b, self.q_len);
+            let kv_len = kv_len.as_ref().map_or(length(&cu_k, b, self.kv_slots), |lengths| lengths[b]);
+            let offset = match (&self.offset, &offsets) {
+                (Offset::At(at), _) => Some(i64::from(*at)),
+                (Offset::BottomRight, _) => Some(kv_len - q_len),
+                (_, Some(Some(offsets))) => Some(offsets[b]),
+                _ => None,
+            };
+            for first in (0..q_len).step_by(queries) {
+                let last = (first + queries as i64).min(q_len) - 1;
+                let (mut start, mut end) = (0, kv_len);
+                if let Some(offset) = offset {
+                    if self.causal {
+                        end = end.min(offset.saturating_add(last + 1));
+                    }
+                    if let Some(window) = self.window {
+                        start = offset.saturating_add(first).saturating_sub(window.left).max(0);
+                        end = end.min(offset.saturating_add(last + 1).saturating_add(window.right));
+                    }
+                }
+                total += kv_len.max(0).unsigned_abs().div_ceil(keys as u64);
+                if start < end {
+                    let keys = keys as i64;
+                    visited += ((end - 1) / keys - start / keys + 1).unsigned_abs();
+                }
+            }
+        }
+        let heads = self.q_heads as u64;
+        Ok(Tiles { variant, tile, visited: visited * heads, total: total * heads })
+    }
+}
+
+impl Problem<'_> {
+    /// What the score is called in a plan.
+    pub(super) fn score_name(&self) -> &'static str {
+        use super::Score;
+        match self.score {
+            Score::Dot => "dot",
+            Score::ComplexDot => "complex dot",
+            Score::Cosine => "cosine",
+            Score::Gaussian { .. } => "Gaussian",
+            Score::Fidelity => "fidelity",
+            Score::Additive { .. } => "additive",
+        }
+    }
+
     fn plan(&self, tiles: Tiles, workspace: [usize; 2]) -> AttentionPlan {
         let scores = tiles.visited.saturating_mul((tiles.tile[0] * tiles.tile[1]) as u64);
         let twice = if matches!(self.score, super::Score::Fidelity) { 2 } else { 1 };

@@ -4,6 +4,7 @@ use super::{
     ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, Dropout, QueryOffset, Score, Seed,
     Sequences, Window, Workspace,
 };
+use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ids::Ids;
@@ -231,6 +232,16 @@ impl<'a> Problem<'a> {
         problem.check_heads()?;
         problem.check_pages()?;
         Ok(problem)
+    }
+
+    /// Refuses f64 where there is none.
+    pub(crate) fn check_element_type(&self) -> Result<()> {
+        let backend = self.q.device().backend();
+        if backend != Backend::Wgpu || self.dtype != DType::F64 {
+            return Ok(());
+        }
+        let (what, limit) = ("element type", "f32, f16, bf16".into());
+        Err(Error::Unsupported { op: self.op, backend, what, limit, got: self.dtype.to_string() })
     }
 
     /// Options that are plain numbers.

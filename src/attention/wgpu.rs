@@ -6,8 +6,8 @@
 
 mod general;
 
-use super::features::{Capabilities, Feature};
-use super::problem::{MAX_DIM, Offset, Storage};
+use super::plan::Tiles;
+use super::problem::{Offset, Storage};
 use super::{AttentionGradientViews, Backward, Forward, Problem, Score};
 use crate::device::Backend;
 use crate::device::wgpu::{WgpuBuffer, WgpuDevice, Workspace};
@@ -20,30 +20,6 @@ use crate::manifest::attention::{
 };
 use crate::tensor::{Memory, TensorRef};
 use bytemuck::{Pod, Zeroable};
-
-/// What these kernels can do.
-pub(super) const CAPABILITIES: Capabilities = Capabilities {
-    backend: Backend::Wgpu,
-    dtypes: &[DType::F32, DType::F16, DType::BF16],
-    dim: MAX_DIM,
-    features: &[
-        Feature::Cosine,
-        Feature::ComplexDot,
-        Feature::Fidelity,
-        Feature::Gaussian,
-        Feature::Additive,
-        Feature::Softcap,
-        Feature::Window,
-        Feature::Mask,
-        Feature::Bias,
-        Feature::Alibi,
-        Feature::Sinks,
-        Feature::Dropout,
-        Feature::Packed,
-        Feature::Paged,
-        Feature::OptionGradients,
-    ],
-};
 
 /// Columns the plain kernels accumulate at most.
 const PLAIN_DIM: usize = 128;
@@ -146,6 +122,17 @@ fn is_plain(problem: &Problem<'_>, gradients: Option<&AttentionGradientViews<'_>
         && matches!(problem.score, Score::Dot | Score::ComplexDot)
         && matches!(problem.storage, Storage::Dense)
         && !options.contains(&true)
+}
+
+/// What a forward call would visit.
+pub(super) fn tiles(problem: &Problem<'_>) -> Result<Tiles> {
+    let how = match (general::is_split(problem), is_plain(problem, None)) {
+        (true, _) => "caches split between workgroups",
+        (_, true) => "plain kernels",
+        _ => "general kernels",
+    };
+    let variant = format!("{} scores of {}, {how}", problem.score_name(), problem.dtype);
+    problem.tiles_in_sight(variant, [TILE, TILE])
 }
 
 /// The plan, of which the plain kernels need the smaller part.

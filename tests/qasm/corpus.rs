@@ -65,7 +65,7 @@ fn every_file_means_what_is_written_down() {
         let count: usize = program.inputs().iter().map(|register| register.len).sum();
         let samples = if count == 0 { 1 } else { 3 };
         let values: Vec<f32> = (0..samples).flat_map(|sample| inputs(count, sample)).collect();
-        if expected::gates(&name, &vec![0.0; 8]).is_none() {
+        if expected::gates(&name, &[0.0; 8]).is_none() {
             assert!(program.circuit().is_err(), "{name} depends on measurements");
             continue;
         }

@@ -1,7 +1,7 @@
 //! Circuits written as OpenQASM 3 and read back.
 
 use crate::case::{self, KINDS, PARAMETERS, random_items};
-use crate::support::oracle_statevec::{Operation as Dense, run, zero_state};
+use crate::support::oracle_statevec::{Operation as Dense, run};
 use crate::support::random::Random;
 use gatewarp::statevec::qasm::{self, Operation};
 use gatewarp::statevec::{Circuit, Gate};

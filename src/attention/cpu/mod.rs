@@ -45,37 +45,10 @@ pub(super) use append::append;
 pub(super) use inspect::{entropy, weights};
 pub(super) use schedule::tiles;
 
-use super::features::{Capabilities, Feature};
-use super::problem::MAX_DIM;
 use super::{Backward, Forward, Problem};
-use crate::device::Backend;
 use crate::dtype::DType;
 use crate::error::Result;
 use pulp::Arch;
-
-/// What these kernels can do: everything.
-pub(super) const CAPABILITIES: Capabilities = Capabilities {
-    backend: Backend::Cpu,
-    dtypes: &[DType::F32, DType::F16, DType::BF16, DType::F64],
-    dim: MAX_DIM,
-    features: &[
-        Feature::Cosine,
-        Feature::ComplexDot,
-        Feature::Fidelity,
-        Feature::Gaussian,
-        Feature::Additive,
-        Feature::Softcap,
-        Feature::Window,
-        Feature::Mask,
-        Feature::Bias,
-        Feature::Alibi,
-        Feature::Sinks,
-        Feature::Dropout,
-        Feature::Packed,
-        Feature::Paged,
-        Feature::OptionGradients,
-    ],
-};
 
 /// Scratch is a few hundred KiB a thread, on the host's heap: there is nothing to hand in.
 pub(super) fn forward_workspace(_: &Problem<'_>) -> usize {

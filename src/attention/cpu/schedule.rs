@@ -5,7 +5,7 @@ use super::forward::{ForwardTile, KEY_TILE, Output, QUERY_TILE, combine};
 use super::lanes::{Real, Scratch};
 use super::source::Sink;
 use crate::attention::plan::Tiles;
-use crate::attention::{Forward, Problem, Score};
+use crate::attention::{Forward, Problem};
 use crate::dtype::DType;
 use crate::error::Result;
 use pulp::Arch;
@@ -218,14 +218,7 @@ fn tiles_of<T: Real>(problem: &Problem<'_>) -> Result<Tiles> {
             visited += u64::from(!stage.mask_hides(item.count, key, KEY_TILE.min(end - key)));
         }
     }
-    let name = match problem.score {
-        Score::Dot => "dot",
-        Score::ComplexDot => "complex dot",
-        Score::Cosine => "cosine",
-        Score::Gaussian { .. } => "Gaussian",
-        Score::Fidelity => "fidelity",
-        Score::Additive { .. } => "additive",
-    };
+    let name = problem.score_name();
     let mut variant =
         format!("{name} scores of {}, {:?}, {} work items", problem.dtype, call.arch, items.len());
     if !cuts.is_empty() {

@@ -91,6 +91,8 @@ const DKV: &[&str] = &[
 pub(crate) struct Variant {
     /// Largest dimension.
     pub(crate) dim: usize,
+    /// Keys in a tile of `forward`.
+    pub(crate) forward_columns: usize,
     pub(crate) forward: CudaKernel,
     pub(crate) dq: CudaKernel,
     pub(crate) dkv: CudaKernel,
@@ -106,6 +108,7 @@ pub(crate) const FORWARD_ROWS: usize = 64;
 pub(crate) static VARIANTS: [Variant; 3] = [
     Variant {
         dim: 32,
+        forward_columns: 64,
         forward: forward("attention_forward_f32_d32", 32, 64),
         dq: backward("attention_backward_dq_f32_d32", DQ, tiles_bytes(32, 2, 64, 2, 64)),
         dkv: backward("attention_backward_dkv_f32_d32", DKV, tiles_bytes(32, 2, 64, 2, 64)),
@@ -113,6 +116,7 @@ pub(crate) static VARIANTS: [Variant; 3] = [
     },
     Variant {
         dim: 64,
+        forward_columns: 64,
         forward: forward("attention_forward_f32_d64", 64, 64),
         dq: backward("attention_backward_dq_f32_d64", DQ, tiles_bytes(64, 2, 64, 2, 64)),
         dkv: backward("attention_backward_dkv_f32_d64", DKV, tiles_bytes(64, 2, 64, 2, 64)),
@@ -120,6 +124,7 @@ pub(crate) static VARIANTS: [Variant; 3] = [
     },
     Variant {
         dim: 128,
+        forward_columns: 32,
         forward: forward("attention_forward_f32_d128", 128, 32),
         dq: backward("attention_backward_dq_f32_d128", DQ, tiles_bytes(128, 2, 32, 2, 32)),
         dkv: backward("attention_backward_dkv_f32_d128", DKV, tiles_bytes(128, 2, 32, 2, 32)),

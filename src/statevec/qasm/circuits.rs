@@ -191,5 +191,5 @@ fn qubits_of(gate: &Gate, targets: &[usize], controls: &[Control]) -> impl Itera
     };
     let controls: Vec<usize> = controls.iter().map(|control| control.qubit).collect();
     let of_string = (0..32).filter(move |q| string >> q & 1 == 1);
-    targets.to_vec().into_iter().chain(controls).chain(of_string)
+    targets.iter().copied().chain(controls).chain(of_string)
 }
