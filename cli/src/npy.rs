@@ -45,6 +45,14 @@ impl Reals {
             Self::Double(values) => values.iter().map(|&value| value as f32).collect(),
         }
     }
+
+    /// In double precision.
+    pub(crate) fn double(&self) -> Vec<f64> {
+        match self {
+            Self::Single(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::Double(values) => values.clone(),
+        }
+    }
 }
 
 /// Reads a `[rows, columns]` array of f32 or f64 in C or Fortran order. An array of one dimension counts as a single row.

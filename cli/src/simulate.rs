@@ -221,6 +221,9 @@ fn width() -> usize {
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let shown = arguments.file.display().to_string();
     let program = qasm::parse(&read_text(&arguments.file)?, &shown).map_err(|error| error.to_string())?;
+    if total(program.qubits()) == 0 {
+        return Err(format!("{shown}: the program declares no qubits; declare a register, `qubit[n] q;`"));
+    }
     let observables = match &arguments.observables {
         Some(path) => read_observables(path, total(program.qubits()))?,
         None => Vec::new(),

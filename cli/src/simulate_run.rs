@@ -5,11 +5,28 @@ use crate::npy;
 use crate::simulate::Precision;
 use gatewarp::statevec::qasm::{Operation, Qasm};
 use gatewarp::statevec::{Batch, PauliSum, Program, Shots, readout};
-use gatewarp::{Complex32, DType, Device, Tensor};
+use gatewarp::{Complex32, Complex64, DType, Device, Element, Tensor};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
+
+/// An amplitude, for printing.
+trait Wide {
+    fn wide(&self) -> Complex64;
+}
+
+impl Wide for Complex32 {
+    fn wide(&self) -> Complex64 {
+        Complex64::new(self.re.into(), self.im.into())
+    }
+}
+
+impl Wide for Complex64 {
+    fn wide(&self) -> Complex64 {
+        *self
+    }
+}
 
 /// Values of the inputs.
 pub(crate) struct Samples {
@@ -86,9 +103,6 @@ const LISTED: usize = 32;
 impl Job<'_> {
     pub(crate) fn run(&self) -> Result<Results, String> {
         let mut results = Results::default();
-        if self.precision == Precision::C128 {
-            return Err("--precision c128 is not supported yet; use c64".into());
-        }
         let failed = |error: gatewarp::Error| error.to_string();
         let needs_circuit = self.explain
             || self.shows_state
@@ -111,11 +125,18 @@ impl Job<'_> {
         if let Some(compiled) = &compiled {
             results.plan = self.explain.then(|| compiled.explain());
             if self.runs {
-                let inputs = [self.samples.count, compiled.inputs()];
-                let inputs = Tensor::from_slice(self.device, &self.samples.values.single(), &inputs)
-                    .map_err(failed)?;
-                let batch = Batch::new(self.device, self.samples.count).inputs(&inputs);
-                self.outputs(compiled, &batch, &mut results)?;
+                let shape = [self.samples.count, compiled.inputs()];
+                let batch = Batch::new(self.device, self.samples.count);
+                if self.precision == Precision::C128 {
+                    let values = self.samples.values.double();
+                    let inputs = Tensor::from_slice(self.device, &values, &shape).map_err(failed)?;
+                    let batch = batch.dtype(DType::C128).inputs(&inputs);
+                    self.outputs::<Complex64, f64>(compiled, &batch, 1.0, &mut results)?;
+                } else {
+                    let values = self.samples.values.single();
+                    let inputs = Tensor::from_slice(self.device, &values, &shape).map_err(failed)?;
+                    self.outputs::<Complex32, f32>(compiled, &batch.inputs(&inputs), 1.0, &mut results)?;
+                }
             }
         } else if self.shots.is_none() {
             results.state = Some("The program measures in between; --shots N runs it.".into());
@@ -138,53 +159,67 @@ impl Job<'_> {
         if self.samples.given { both } else { &both[1..] }
     }
 
-    fn outputs(&self, program: &Program, batch: &Batch<'_>, results: &mut Results) -> Result<(), String> {
+    /// Everything but shots, with amplitudes `C` of numbers `R`, of which `one` is 1.
+    fn outputs<C, R>(
+        &self,
+        program: &Program,
+        batch: &Batch<'_>,
+        one: R,
+        results: &mut Results,
+    ) -> Result<(), String>
+    where
+        C: Element + npy::Number + Wide,
+        R: Element + npy::Number + Into<f64>,
+    {
         let failed = |error: gatewarp::Error| error.to_string();
         let samples = self.samples.count;
         let states = [samples, 1 << program.qubits()];
         if self.states.is_some() || self.shows_state {
-            let values =
-                program.run(batch).and_then(|states| states.to_vec::<Complex32>()).map_err(failed)?;
+            let values = program.run(batch).and_then(|states| states.to_vec::<C>()).map_err(failed)?;
             if let Some(path) = self.states {
                 npy::write(path, self.shape(&states), &values)?;
             }
             if self.shows_state {
-                results.state = Some(self.listing(program.qubits(), &values));
+                results.state = {
+                    let first: Vec<Complex64> =
+                        values.iter().take(1 << program.qubits()).map(|amplitude| amplitude.wide()).collect();
+                    Some(self.listing(program.qubits(), &first))
+                };
             }
         }
         if let Some(path) = self.probabilities {
-            let values = program.probabilities(batch).and_then(|p| p.to_vec::<f32>()).map_err(failed)?;
+            let values = program.probabilities(batch).and_then(|p| p.to_vec::<R>()).map_err(failed)?;
             npy::write(path, self.shape(&states), &values)?;
         }
         let wants = !self.observables.is_empty();
         if wants && (self.expectations.is_some() || (self.gradients.is_none() && self.repeat.is_none())) {
             let values = program
                 .expectations(batch, self.observables)
-                .and_then(|e| e.to_vec::<f32>())
+                .and_then(|e| e.to_vec::<R>())
                 .map_err(failed)?;
             match self.expectations {
                 Some(path) => npy::write(path, &[samples, self.observables.len()], &values)?,
                 None => {
                     let rows = values.chunks(self.observables.len());
                     results.expectations =
-                        Some(rows.map(|row| row.iter().copied().map(f64::from).collect()).collect());
+                        Some(rows.map(|row| row.iter().copied().map(Into::into).collect()).collect());
                 }
             }
         }
-        let weights = vec![1.0f32; self.observables.len()];
+        let weights = vec![one; self.observables.len()];
         let weights = Tensor::from_slice(self.device, &weights, &[weights.len()]).map_err(failed)?;
         if let Some(path) = self.gradients {
             let found = program.gradient(batch, self.observables, &weights.view());
-            let values = found.and_then(|gradients| gradients.inputs.to_vec::<f32>()).map_err(failed)?;
+            let values = found.and_then(|gradients| gradients.inputs.to_vec::<R>()).map_err(failed)?;
             npy::write(path, &[samples, program.inputs()], &values)?;
         }
         let Some(repeat) = self.repeat else { return Ok(()) };
-        let mut out = Tensor::zeros(self.device, DType::C64, &states).map_err(failed)?;
+        let mut out = Tensor::zeros(self.device, C::DTYPE, &states).map_err(failed)?;
         results.run = Some(time(self.device, repeat, || program.run_into(batch, &mut out.view_mut()))?);
         drop(out);
         if wants {
             let shape = [samples, self.observables.len()];
-            let mut out = Tensor::zeros(self.device, DType::F32, &shape).map_err(failed)?;
+            let mut out = Tensor::zeros(self.device, R::DTYPE, &shape).map_err(failed)?;
             let call = || program.expectations_into(batch, self.observables, &mut out.view_mut());
             results.expectation = Some(time(self.device, repeat, call)?);
         }
@@ -201,7 +236,7 @@ impl Job<'_> {
     }
 
     /// The likeliest basis states of the first sample.
-    fn listing(&self, qubits: usize, values: &[Complex32]) -> String {
+    fn listing(&self, qubits: usize, values: &[Complex64]) -> String {
         let mut text = String::new();
         let Some(state) = values.get(..1 << qubits) else { return text };
         let mut order: Vec<usize> =

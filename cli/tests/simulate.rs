@@ -243,6 +243,20 @@ fn mistakes_name_the_file_and_the_argument() {
     refused(&[&empty], "declares no qubits");
 }
 
+/// c128 keeps what c64 rounds away: an angle of 10⁻¹² leaves an amplitude of half of it beside 1.
+#[test]
+fn double_precision_is_written_as_such() {
+    let folder = Folder::new("double");
+    let file = folder.file("tiny.qasm", "OPENQASM 3.0; include \"stdgates.inc\"; qubit q; ry(1.0e-12) q;");
+    let out = folder.path("state.npy");
+    done(&[&file, "--device", "cpu", "--precision", "c128", "--statevector", &out]);
+    let bytes = std::fs::read(&out).expect("the states");
+    assert!(bytes.windows(5).any(|text| text == b"<c16'"));
+    let numbers: Vec<f64> =
+        bytes[bytes.len() - 32..].as_chunks::<8>().0.iter().map(|&chunk| f64::from_le_bytes(chunk)).collect();
+    assert!((numbers[2] - 0.5e-12).abs() < 1e-26 && numbers[0] == 1.0, "{numbers:?}");
+}
+
 fn counts(found: &Value) -> Vec<(String, u64)> {
     let map = found["counts"].as_object().unwrap_or_else(|| panic!("no counts in {found}"));
     map.iter().map(|(bits, count)| (bits.clone(), count.as_u64().expect("a count"))).collect()

@@ -21,7 +21,8 @@ pub struct StatevecGradients {
     /// `[samples, inputs]`.
     pub inputs: Tensor,
     /// Of the shape and element type of `initial`, summed over the samples that share a row, in their order. A complex one is
-    /// ∂L/∂re + i·∂L/∂im, what PyTorch uses: dL = Re Σ conj(g)·dz. `None` where no amplitudes were given.
+    /// ∂L/∂re + i·∂L/∂im, what PyTorch uses: dL = Re Σ conj(g)·dz. `None` where no amplitudes were
+    /// given, and on GPU backends.
     pub initial: Option<Tensor>,
 }
 
@@ -33,8 +34,7 @@ impl Program {
     /// arrives from whatever uses the expectations.
     ///
     /// # Errors
-    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix, and
-    /// on GPU backends where amplitudes to start from are given.
+    /// As [`Program::expectations`]; [`Error::Unsupported`] if the circuit has a non-unitary matrix.
     ///
     /// # Source
     /// Jones & Gacon, arXiv:2009.02823.
@@ -113,9 +113,6 @@ impl Program {
         weights: &TensorRef<'_>,
     ) -> Result<StatevecGradients> {
         problem.check_backend()?;
-        if problem.initial.is_some() {
-            return problem.only_on_cpu("gradient of a circuit with initial amplitudes");
-        }
         let groups = observables::groups(&self.lowered.frame, observables);
         let zeros = |shape: &[usize]| Tensor::zeros(&problem.device, DType::F32, shape);
         let shape: Vec<usize> = problem.theta_tasks.into_iter().chain([self.thetas()]).collect();

@@ -183,7 +183,7 @@ fn faults_of_version_three() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     refused("OPENQASM 3.0;\nqubit q;\n§h q;", "include \"stdgates.inc\"");
-    refused("OPENQASM 3.0;\nqubit q;\nx §q[0];", "not defined");
+    refused("OPENQASM 3.0;\nqubit q;\n§x q[0];", "not defined");
 }
 
 #[test]

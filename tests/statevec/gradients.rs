@@ -11,7 +11,7 @@ use crate::support::tolerance::{
     CENTRAL_DIFFERENCE, CENTRAL_DIFFERENCE_STEP, statevec_expectation_c64, statevec_gradient_c64,
 };
 use gatewarp::statevec::{Batch, Parameter, PauliSum, Program};
-use gatewarp::{Backend, Complex32, Device, Tensor, TensorRef};
+use gatewarp::{Complex32, Device, Tensor, TensorRef};
 use proptest::prelude::*;
 
 type Gradients = (Vec<f32>, Vec<f32>);
@@ -216,7 +216,7 @@ pub fn gradients_do_not_see_their_batch(device: &TestDevice) -> Result<(), Strin
                 let batch = Batch::new(device, count)
                     .theta(TensorRef::from_slice(&theta, &[PARAMETERS]).map_err(say)?)
                     .inputs(TensorRef::from_slice(rows, &[count, PARAMETERS]).map_err(say)?);
-                let batch = if device.backend() == Backend::Cpu { batch.initial(&initial) } else { batch };
+                let batch = batch.initial(&initial);
                 let out = program.gradient(&batch, &sums, &weights).map_err(say)?;
                 Ok((out.theta.to_vec::<f32>().map_err(say)?, out.inputs.to_vec::<f32>().map_err(say)?))
             };
