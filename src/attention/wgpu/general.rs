@@ -3,6 +3,9 @@
 //! Everything small (lengths, slopes, sinks, weights, page tables, masks as bits, row scales, what backward needs of each row)
 //! is packed into one buffer, the plan, by kernels of its own, because a shader may bind eight buffers.
 
+mod places;
+mod records;
+
 use super::{INVOCATIONS, KIND_CONSTANT, KIND_NONE, TILE, buffer, buffers, limited};
 use crate::attention::problem::{Offset, Storage};
 use crate::attention::{Backward, Forward, Problem, Score, Seed, Window};
@@ -13,7 +16,10 @@ use crate::ids::Ids;
 use crate::manifest::WgslKernel;
 use crate::manifest::attention::general_wgsl as kernels;
 use crate::tensor::TensorRef;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
+pub(super) use places::{BACKWARD_ROW_WORDS, forward_row_words, is_split, workspace};
+use places::{MaskShape, Places, lines, partials, parts};
+use records::{MaskParams, PackParams, Params, PlanParams, SumParams, WORDS, ZEROS, flag, want};
 
 /// Columns of an output that one workgroup computes: of the additive score's gradients, and of every other.
 const ADDITIVE_COLUMNS: usize = 32;
@@ -34,215 +40,6 @@ const NOWHERE: u32 = u32::MAX;
 /// Sides of a window are cut to this: positions and keys are below 2³⁰.
 const FAR: i64 = (1 << 30) - 2;
 
-/// `Params` in general_common.wgsl.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Params {
-    batch: u32,
-    q_heads: u32,
-    kv_heads: u32,
-    q_len: u32,
-    kv_slots: u32,
-    head_dim: u32,
-    value_dim: u32,
-    tiles: u32,
-    scale: f32,
-    flags: u32,
-    score: u32,
-    want: u32,
-    blocks: u32,
-    width: u32,
-    kind: u32,
-    bias_kind: u32,
-    softcap: f32,
-    keep: f32,
-    threshold: u32,
-    page_size: u32,
-    left: i32,
-    right: i32,
-    pages: u32,
-    at_table: u32,
-    at_order: u32,
-    at_kv_order: u32,
-    at_active: u32,
-    at_rows: u32,
-    row_stride: u32,
-    four: u32,
-    at_alibi: u32,
-    at_sinks: u32,
-    at_w: u32,
-    w_stride: u32,
-    at_seed: u32,
-    at_partials: u32,
-    at_mask: u32,
-    at_any: u32,
-    bias_column: u32,
-    out_column: u32,
-    chunk: u32,
-    splits: u32,
-    out_kind: u32,
-    unused: u32,
-    mask: [u32; 4],
-    any: [u32; 4],
-    bias: [u32; 4],
-    q: [u32; 4],
-    k: [u32; 4],
-    v: [u32; 4],
-    o: [u32; 4],
-    lse: [u32; 4],
-    grad_o: [u32; 4],
-    grad_lse: [u32; 4],
-    row_scale: [u32; 4],
-    out: [u32; 4],
-    seed: [u32; 4],
-}
-
-/// Bits of `Params::flags`.
-mod flag {
-    pub(super) const LEFT: u32 = 1;
-    pub(super) const RIGHT: u32 = 2;
-    pub(super) const SOFTCAP: u32 = 4;
-    pub(super) const MASK: u32 = 8;
-    pub(super) const BIAS: u32 = 16;
-    pub(super) const ALIBI: u32 = 32;
-    pub(super) const SINKS: u32 = 64;
-    pub(super) const DROPOUT: u32 = 128;
-    pub(super) const PAGES: u32 = 256;
-    pub(super) const ROW_SCALE: u32 = 512;
-    pub(super) const GRAD_LSE: u32 = 1024;
-}
-
-/// Values of `Params::want`, per kernel.
-mod want {
-    pub(super) const DQ: u32 = 1;
-    pub(super) const SUMS: u32 = 2;
-    pub(super) const DW: u32 = 4;
-    pub(super) const DV: u32 = 0;
-    pub(super) const DK: u32 = 1;
-}
-
-/// `Params` in general_plan.wgsl.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct PlanParams {
-    batch: u32,
-    pairs: u32,
-    kv_pairs: u32,
-    q_heads: u32,
-    q_len: u32,
-    kv_slots: u32,
-    q_rows: u32,
-    kv_rows: u32,
-    has_heads: u32,
-    length_kind: u32,
-    length_first: u32,
-    length_step: u32,
-    offset_kind: u32,
-    offset_first: u32,
-    offset_step: u32,
-    offset: i32,
-    order: u32,
-    kv_order: u32,
-    counts: u32,
-    active_flags: u32,
-    at_order: u32,
-    at_kv_order: u32,
-    at_active: u32,
-    at_cu: u32,
-    at_table: u32,
-    pages_a_sample: u32,
-    pages: u32,
-    page_size: u32,
-}
-
-/// `Params` in general_pack.wgsl.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct PackParams {
-    shape: [u32; 3],
-    kind: u32,
-    source: [u32; 4],
-    to: u32,
-    unused: [u32; 3],
-}
-
-/// Values of `PackParams::kind` beside the kinds of integers.
-const ZEROS: u32 = 3;
-const WORDS: u32 = 4;
-
-/// `Params` in general_pack_mask.wgsl.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct MaskParams {
-    shape: [u32; 4],
-    strides: [u32; 4],
-    offset: u32,
-    words: u32,
-    lines: u32,
-    at_mask: u32,
-    at_any: u32,
-    tiles: u32,
-    unused: [u32; 2],
-}
-
-/// `Params` in general_sum.wgsl.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct SumParams {
-    shape: [u32; 4],
-    steps: [u32; 4],
-    out: [u32; 4],
-    outer: u32,
-    outer_step: u32,
-    inner: u32,
-    inner_step: u32,
-    factor: f32,
-    unused: [u32; 3],
-}
-
-/// Where the parts of the plan are, in words.
-#[derive(Clone, Copy)]
-struct Places {
-    order: usize,
-    kv_order: usize,
-    active: usize,
-    rows: usize,
-    alibi: usize,
-    sinks: usize,
-    w: usize,
-    seed: usize,
-    cu: usize,
-    table: usize,
-    mask: usize,
-    any: usize,
-    words: usize,
-}
-
-/// How a mask is packed: words of a line, tiles of lines.
-struct MaskShape {
-    shape: [usize; 4],
-    words: usize,
-    lines: usize,
-}
-
-impl MaskShape {
-    fn of(mask: &TensorRef<'_>) -> Self {
-        let shape: [usize; 4] = std::array::from_fn(|i| mask.shape()[i]);
-        Self { shape, words: shape[3].div_ceil(TILE), lines: shape[2].div_ceil(TILE) }
-    }
-    fn mask_words(&self) -> usize {
-        self.shape[0] * self.shape[1] * self.shape[2] * self.words
-    }
-    fn tiles(&self) -> usize {
-        self.shape[0] * self.shape[1] * self.lines * self.words
-    }
-    /// Strides of something stored `[shape 0, shape 1, lines, words]`, 0 where a dimension is repeated.
-    fn strides(&self, lines: usize) -> [u32; 4] {
-        let steps = [self.shape[1] * lines * self.words, lines * self.words, self.words, 1];
-        std::array::from_fn(|i| if self.shape[i] > 1 { steps[i] as u32 } else { 0 })
-    }
-}
-
 /// A sum over lists of rows: `count` terms `step` words apart.
 #[derive(Clone, Copy)]
 struct Terms {
@@ -260,96 +57,6 @@ struct Call<'a> {
     kv_pairs: usize,
     /// Query rows in lists over all rows: `[batch, heads, q_len]`, or `[heads, rows]` when packed.
     lines: usize,
-}
-
-/// Whether a forward pass splits the cache. A sample with no more than two chunks gets the same bits either way.
-pub(super) fn is_split(problem: &Problem<'_>) -> bool {
-    (1..=DECODE_QUERIES).contains(&problem.q_len) && problem.kv_slots > 2 * CHUNK
-}
-
-/// (parts of a row, rows of all parts) of a split pass.
-fn parts(problem: &Problem<'_>) -> (usize, usize) {
-    let splits = problem.kv_slots.div_ceil(CHUNK);
-    (
-        splits,
-        problem.batch.saturating_mul(problem.q_heads).saturating_mul(splits).saturating_mul(problem.q_len),
-    )
-}
-
-/// Bytes of the plan, of the parts of a split forward pass, of the sums that a backward pass makes.
-pub(super) fn workspace(problem: &Problem<'_>, row_words: usize) -> usize {
-    let (lines, words) = (lines(problem), Places::of(problem, row_words).words);
-    let beside = if row_words == ROW_WORDS {
-        SUMS * lines + partials(problem)
-    } else if is_split(problem) {
-        parts(problem).1.saturating_mul(problem.value_dim + PART_WORDS)
-    } else {
-        0
-    };
-    words.saturating_add(beside).saturating_mul(4)
-}
-
-/// Words of a query row in a forward pass: its row scale.
-pub(super) fn forward_row_words(problem: &Problem<'_>) -> usize {
-    usize::from(problem.heads.is_some())
-}
-
-pub(super) const BACKWARD_ROW_WORDS: usize = ROW_WORDS;
-
-fn lines(problem: &Problem<'_>) -> usize {
-    problem.lse_shape().iter().product()
-}
-
-/// Words of the additive weights' gradient, one list for each tile of queries.
-fn partials(problem: &Problem<'_>) -> usize {
-    match problem.score {
-        Score::Additive { .. } => {
-            problem.batch * problem.q_heads * problem.q_len.div_ceil(TILE) * problem.head_dim
-        }
-        _ => 0,
-    }
-}
-
-impl Places {
-    fn of(problem: &Problem<'_>, row_words: usize) -> Self {
-        let (pairs, kv_pairs) = (problem.batch * problem.q_heads, problem.batch * problem.kv_heads);
-        let mut words = COUNTS + SAMPLE_WORDS * problem.batch;
-        let mut place = |count: usize| {
-            words += count;
-            words - count
-        };
-        let (order, kv_order, active) = (place(pairs), place(kv_pairs), place(pairs));
-        let rows = place(row_words * lines(problem));
-        let heads = |there: bool| if there { problem.q_heads } else { 0 };
-        let (alibi, sinks) = (place(heads(problem.alibi.is_some())), place(heads(problem.sinks.is_some())));
-        let w = match &problem.score {
-            Score::Additive { w } => w.shape().iter().product(),
-            _ => 0,
-        };
-        let (cu, table) = match &problem.storage {
-            Storage::Dense => (0, 0),
-            Storage::Packed { .. } => (2 * (problem.batch + 1), 0),
-            Storage::Paged { page_size, .. } => (0, problem.batch * (problem.kv_slots / page_size)),
-        };
-        let seed =
-            usize::from(matches!(&problem.dropout, Some(dropout) if matches!(dropout.seed, Seed::Device(_))));
-        let mask = problem.mask.as_ref().map(MaskShape::of);
-        Self {
-            order,
-            kv_order,
-            active,
-            rows,
-            alibi,
-            sinks,
-            w: place(w),
-            seed: place(4 * seed),
-            cu: place(cu),
-            table: place(table),
-            mask: place(mask.as_ref().map_or(0, MaskShape::mask_words)),
-            any: place(mask.as_ref().map_or(0, MaskShape::tiles)),
-            words,
-        }
-    }
 }
 
 pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
