@@ -7,7 +7,9 @@ use super::parameter::{Angle, Variable};
 use super::pauli::PauliSum;
 use super::problem::{Problem, host};
 use super::program::Program;
-use crate::device::{Backend, Kind};
+use crate::device::Backend;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use crate::device::Kind;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, TensorRef};
@@ -54,6 +56,7 @@ impl Program {
         validate::tensor(op, "weights", weights, batch.real(), &batch.device)?;
         validate::last_contiguous(op, "weights", weights)?;
         self.check_adjoint(&problem)?;
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
         if batch.device.backend() != Backend::Cpu {
             return self.gradient_on_gpu(&problem, observables, weights);
         }
@@ -106,6 +109,7 @@ impl Program {
         }
     }
 
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
     fn gradient_on_gpu(
         &self,
         problem: &Problem<'_>,
@@ -116,7 +120,6 @@ impl Program {
         let groups = observables::groups(&self.lowered.frame, observables);
         let zeros = |shape: &[usize]| Tensor::zeros(&problem.device, DType::F32, shape);
         let shape: Vec<usize> = problem.theta_tasks.into_iter().chain([self.thetas()]).collect();
-        #[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(unused_mut))]
         let (mut theta, mut inputs) = (zeros(&shape)?, zeros(&[problem.samples, self.inputs()])?);
         if problem.samples > 0 && !groups.is_empty() {
             match &problem.device.0 {
