@@ -12,7 +12,8 @@ pub struct Batch<'a> {
     pub device: Device,
     /// Number of samples.
     pub samples: usize,
-    /// `[thetas]`, shared by all samples, or `[tasks, thetas]`, a row for each task; f32, or f64 too for c128 states. On `device` or on the host.
+    /// `[thetas]`, shared by all samples, or `[tasks, thetas]`, a row for each task; f32, or f64 too for c128 states. On `device`
+    /// or on the host.
     pub theta: Option<TensorRef<'a>>,
     /// `[samples]` i32, u32 or i64: the task of each sample, where something is given per task. On `device` or on the host.
     pub tasks: Option<TensorRef<'a>>,
@@ -24,7 +25,8 @@ pub struct Batch<'a> {
     pub start: Start,
     /// Element type of the states: c64, or c128 where the backend has it.
     pub dtype: DType,
-    /// By slot: `[samples, 2^k, 2^k]` of the states' type on `device`, the matrices of [`Gate::SampleMatrix`](super::Gate::SampleMatrix).
+    /// By slot: `[samples, 2^k, 2^k]` of the states' type on `device`, the matrices of
+    /// [`Gate::SampleMatrix`](super::Gate::SampleMatrix).
     pub matrices: Vec<Option<TensorRef<'a>>>,
 }
 

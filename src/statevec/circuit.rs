@@ -366,7 +366,8 @@ impl Circuit {
         self.push(Gate::Diagonal(entries.to_vec()), targets)
     }
 
-    /// The permutation |i⟩ → |table[i]⟩ on up to [`MAX_DIAGONAL_QUBITS`](super::MAX_DIAGONAL_QUBITS) qubits, first target least significant. One that is
+    /// The permutation |i⟩ → |table(i)⟩ on up to [`MAX_DIAGONAL_QUBITS`](super::MAX_DIAGONAL_QUBITS) qubits, first target least
+    /// significant. One that is
     /// linear over GF(2), up to flips, moves no data.
     pub fn permutation(&mut self, targets: &[usize], table: &[u32]) -> Result<&mut Self> {
         self.push(Gate::Permutation(table.to_vec()), targets)

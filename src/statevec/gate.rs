@@ -66,7 +66,7 @@ pub enum Gate {
     Matrix(Vec<Complex64>),
     /// The `2^k` entries of a diagonal matrix; the first target is the least significant bit.
     Diagonal(Vec<Complex64>),
-    /// |i⟩ → |table[i]⟩ for each of the `2^k` basis states of the targets; the first target is the least significant bit.
+    /// |i⟩ → |table(i)⟩ for each of the `2^k` basis states of the targets; the first target is the least significant bit.
     Permutation(Vec<u32>),
     /// A matrix of each sample's own, [`Batch::matrix`](super::Batch::matrix) of this slot; as [`Gate::Matrix`] otherwise.
     SampleMatrix {

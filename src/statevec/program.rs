@@ -77,8 +77,10 @@ impl Program {
     /// Runs the circuit: the states, `[samples, 2^qubits]` c64, or c128 if the batch says so.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::DType`], [`Error::Device`] or [`Error::InvalidArgument`] naming the argument (a missing
-    /// parameter tensor, a NaN angle in host memory, …), [`Error::OutOfMemory`] or [`Error::Unsupported`] if the states do
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType), [`Error::Device`](crate::Error::Device) or
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) naming the argument (a missing
+    /// parameter tensor, a NaN angle in host memory, …), [`Error::OutOfMemory`](crate::Error::OutOfMemory) or
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if the states do
     /// not fit. All before anything is launched.
     pub fn run(&self, batch: &Batch<'_>) -> Result<Tensor> {
         Problem::new("statevec_run", self, batch)?;
@@ -90,7 +92,7 @@ impl Program {
     /// [`Program::run`] into `[samples, 2^qubits]` of the caller's, of the batch's element type.
     ///
     /// # Errors
-    /// As [`Program::run`]; [`Error::InvalidArgument`] if the output shares memory with an input.
+    /// As [`Program::run`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) if the output shares memory with an input.
     pub fn run_into(&self, batch: &Batch<'_>, out: &mut TensorMut<'_>) -> Result<()> {
         let problem = Problem::new("statevec_run", self, batch)?;
         problem.check_output(out, 1 << self.qubits, batch.dtype)?;
@@ -122,7 +124,8 @@ impl Program {
     /// not stored.
     ///
     /// # Errors
-    /// As [`Program::run`]; [`Error::InvalidArgument`] if an observable acts on a qubit the circuit does not have.
+    /// As [`Program::run`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) if an observable acts on a qubit the circuit
+    /// does not have.
     pub fn expectations(&self, batch: &Batch<'_>, observables: &[PauliSum]) -> Result<Tensor> {
         Problem::new("statevec_expectations", self, batch)?.check_observables(observables)?;
         let mut out = Tensor::zeros(&batch.device, batch.real(), &[batch.samples, observables.len()])?;
