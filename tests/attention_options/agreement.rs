@@ -260,6 +260,16 @@ pub fn hidden_keys_may_hold_anything(device: &TestDevice) -> Result<(), String> 
     })
 }
 
+/// One query a head, where heads of a group may share a tile but not what belongs to each of them.
+pub fn one_query_of_each_head_keeps_its_own(device: &TestDevice) -> Result<(), String> {
+    let strategy =
+        case(&SCORES, 0, option::ALIBI | option::SINKS | option::BIAS | option::MASK | option::DROPOUT);
+    check("one_query_of_each_head_keeps_its_own", device, CASES / 2, &strategy, |handle, case| {
+        let case = Case { q_len: 1, group: 1 + case.group % 4, batch: case.batch.max(1), ..case.clone() };
+        agree(handle, &case, &case.data(DType::F32), DType::F32, true)
+    })
+}
+
 /// FlashAttention's grid of odd lengths, and dimensions beyond the fast kernels.
 pub fn odd_lengths_and_large_dims(device: &TestDevice) -> Result<(), String> {
     let small = [

@@ -20,6 +20,7 @@ static TESTS: &[Test] = &[
     Test::new("bf16_is_as_good_as_unfused", agreement::bf16_is_as_good_as_unfused),
     Test::new("f64_is_the_formula", agreement::f64_is_the_formula),
     Test::new("hidden_keys_may_hold_anything", agreement::hidden_keys_may_hold_anything),
+    Test::new("one_query_of_each_head_keeps_its_own", agreement::one_query_of_each_head_keeps_its_own),
     Test::new("odd_lengths_and_large_dims", agreement::odd_lengths_and_large_dims),
     Test::new("packed_is_each_sequence_alone", sameness::packed_is_each_sequence_alone),
     Test::new("pages_are_the_dense_cache", sameness::pages_are_the_dense_cache),

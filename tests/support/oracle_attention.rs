@@ -401,7 +401,12 @@ impl General {
                     ((self.store)(seen.kept * dot(upstream, value)), seen.kept * size(upstream, value))
                 })
                 .collect();
-            let mean: f64 = row.keys.iter().zip(&products).map(|(seen, (dp, _))| seen.p * dp).sum();
+            // Δ from the output as it was stored, which is what a backward pass is given.
+            let output = |d: usize| {
+                let seen = row.keys.iter().filter(|seen| seen.kept != 0.0);
+                (self.store)(seen.map(|seen| seen.kept * seen.p * self.values(b, h, seen.key)[d]).sum())
+            };
+            let mean: f64 = (0..self.value_dim).map(|d| upstream[d] * output(d)).sum();
             let mean_terms: f64 =
                 row.keys.iter().zip(&products).map(|(seen, (_, terms))| seen.p * terms).sum();
             let dlse = grad_lse[at];

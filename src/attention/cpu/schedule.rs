@@ -70,8 +70,8 @@ fn plan<T: Real>(call: &Call<'_, T>) -> (Vec<Item>, Vec<Cut>, usize) {
     let mut next = 0;
     while let Some(&(b, h)) = call.pairs.get(next) {
         let (q_len, keys) = (call.samples[b].q_len, call.samples[b].sight.keys);
-        // The one query of each head of a group reads the same keys: they share a tile.
-        let heads = if q_len == 1 && !call.chosen {
+        // The one query of each head of a group reads the same keys: they share a tile, unless each has weights of its own.
+        let heads = if q_len == 1 && !call.chosen && !call.has_weights_by_head() {
             call.group.min(QUERY_TILE).min(call.group - h % call.group)
         } else {
             1
