@@ -212,7 +212,7 @@ impl<'a, T: Real> Call<'a, T> {
     /// A pair's score and options from query 0 on; of heads `h..h + heads`, one row each, if there are several.
     /// Whether the additive score's weights differ from head to head.
     pub(super) fn has_weights_by_head(&self) -> bool {
-        matches!(self.form, Form::Additive) && self.weights.len() > self.head_dim
+        matches!(self.score, Form::Additive) && self.weights.len() > self.head_dim
     }
 
     pub(super) fn grade(&self, b: usize, h: usize, heads: usize) -> Grade<'_, T> {
