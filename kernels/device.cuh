@@ -359,6 +359,23 @@ GW_DEVICE u16 bf16_from_float(float x) {
     return static_cast<u16>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
+/// Two floats as 16-bit ones (bfloat16, or binary16) in one word, `low` in the lower half; rounded as above.
+template <bool BF16>
+GW_DEVICE u32 pack16(float low, float high) {
+#ifdef GATEWARP_EMULATOR
+    if (BF16) return static_cast<u32>(bf16_from_float(high)) << 16 | bf16_from_float(low);
+    return static_cast<u32>(f16_from_float(high)) << 16 | f16_from_float(low);
+#else
+    u32 pair;
+    if constexpr (BF16) {
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    } else {
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    }
+    return pair;
+#endif
+}
+
 /// The same number, of which the compiler knows nothing: what is computed from it is not computed ahead of a loop and kept,
 /// where registers are scarcer than multiplications.
 GW_DEVICE int opaque(int x) {
@@ -408,6 +425,55 @@ GW_DEVICE float max_nan_free(float a, float b) {
     float y;
     asm("max.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
     return y;
+#endif
+}
+
+// ---------------------------------------------------------------------------------------------------- matrix units
+// Warp collectives of all 32 lanes, g = lane / 4, t = lane % 4; a word holds two adjacent 16-bit elements, the first low.
+
+/// Loads four 8 × 8 matrices of 16-bit elements. Lane 8m + r gives row r of matrix m: 8 elements at a 16-byte boundary. It gets
+/// of each matrix elements (g, 2t) and (g, 2t + 1); with TRANSPOSED (2t, g) and (2t + 1, g).
+template <bool TRANSPOSED>
+GW_DEVICE void ldmatrix_x4(u32 (&out)[4], Shared<u16> row) {
+#ifdef GATEWARP_EMULATOR
+    ::emulator::ldmatrix_x4(out, row.template vector_at<float4>(0), TRANSPOSED);
+#else
+    const u32 address = static_cast<u32>(__cvta_generic_to_shared(row.data()));
+    if constexpr (TRANSPOSED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory");
+    }
+#endif
+}
+
+/// c += a · b, of 16 × 16 and 16 × 8 elements of bfloat16 or binary16, summed in f32. A lane holds
+///   a  (g, 2t..), (g + 8, 2t..), (g, 2t + 8..), (g + 8, 2t + 8..)     b  (2t.., g), (2t + 8.., g), two rows of column g a word
+///   c  (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
+template <bool BF16>
+GW_DEVICE void mma_m16n8k16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#ifdef GATEWARP_EMULATOR
+    const u32 words[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    float terms[12];
+    for (int i = 0; i < 12; ++i) {
+        const u16 bits = static_cast<u16>(words[i / 2] >> 16 * (i % 2));
+        terms[i] = BF16 ? float_from_bf16(bits) : float_from_f16(bits);
+    }
+    ::emulator::mma_m16n8k16(c, terms);
+#else
+#define GW_MMA(type)                                                                                                        \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
+                 "{%0, %1, %2, %3};"                                                                                        \
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                           \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+    if constexpr (BF16) {
+        GW_MMA("bf16");
+    } else {
+        GW_MMA("f16");
+    }
+#undef GW_MMA
 #endif
 }
 

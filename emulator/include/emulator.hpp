@@ -187,7 +187,7 @@ inline Shared<T> dynamic_shared() {
 void barrier(unsigned id, unsigned threads);
 unsigned block_threads();
 
-enum class Collective : uint8_t { None, SyncWarp, ShuffleXor, Shuffle, ShuffleUp, ShuffleDown, Ballot };
+enum class Collective : uint8_t { None, SyncWarp, ShuffleXor, Shuffle, ShuffleUp, ShuffleDown, Ballot, LoadMatrix, LoadTransposed, Multiply };
 
 /// Announces this lane at a collective of the lanes in `mask`. True for the last lane to arrive, which then computes
 /// every lane's result and calls leave_collective; the others return false once their result is there.
@@ -233,6 +233,17 @@ inline T shuffle(Collective kind, T value, unsigned argument, uint32_t mask) {
     }
     return output;
 }
+
+// ---------------------------------------------------------------------------------------------------- matrix units
+
+/// Lane 8m + r brings row r of matrix m, eight 16-bit elements. Lane 4g + t gets of each matrix elements (g, 2t) and
+/// (g, 2t + 1) as one word, the first low; with `transposed` (2t, g) and (2t + 1, g).
+void ldmatrix_x4(uint32_t (&out)[4], const void* row, bool transposed);
+
+/// c += a · b. `terms` are lane 4g + t's elements, widened: of a (16 × 16) rows g and g + 8 in columns 2t, 2t + 1, then both rows
+/// in columns 2t + 8, 2t + 9; of b (16 × 8) column g in rows 2t, 2t + 1, 2t + 8, 2t + 9. `c` holds columns 2t, 2t + 1 of rows g
+/// and g + 8.
+void mma_m16n8k16(float (&c)[4], const float (&terms)[12]);
 
 // --------------------------------------------------------------------------------------------------- asynchronous copy
 

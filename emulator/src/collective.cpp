@@ -100,6 +100,47 @@ uint32_t ballot(bool predicate, uint32_t mask) {
     return votes;
 }
 
+// ---------------------------------------------------------------------------------------------------- matrix units
+
+void ldmatrix_x4(uint32_t (&out)[4], const void* row, bool transposed) {
+    self()->input = row;
+    self()->output = out;
+    if (!join_collective(transposed ? Collective::LoadTransposed : Collective::LoadMatrix, 0xffffffffu)) return;
+    for (unsigned lane = 0; lane < WARP_SIZE; ++lane) {
+        const unsigned g = lane / 4, t = lane % 4;
+        for (unsigned matrix = 0; matrix < 4; ++matrix) {
+            const auto element = [&](unsigned r, unsigned column) {
+                return uint32_t{static_cast<const uint16_t*>(lane_of_warp(8 * matrix + r)->input)[column]};
+            };
+            static_cast<uint32_t*>(lane_of_warp(lane)->output)[matrix] =
+                transposed ? element(2 * t, g) | element(2 * t + 1, g) << 16 : element(g, 2 * t) | element(g, 2 * t + 1) << 16;
+        }
+    }
+    leave_collective(0xffffffffu);
+}
+
+void mma_m16n8k16(float (&c)[4], const float (&terms)[12]) {
+    self()->input = terms;
+    self()->output = c;
+    if (!join_collective(Collective::Multiply, 0xffffffffu)) return;
+    float a[16][16], b[16][8];
+    for (unsigned lane = 0; lane < WARP_SIZE; ++lane) {
+        const unsigned g = lane / 4, t = lane % 4;
+        const float* own = static_cast<const float*>(lane_of_warp(lane)->input);
+        for (unsigned i = 0; i < 8; ++i) a[g + i / 2 % 2 * 8][2 * t + i / 4 * 8 + i % 2] = own[i];
+        for (unsigned i = 0; i < 4; ++i) b[2 * t + i / 2 * 8 + i % 2][g] = own[8 + i];
+    }
+    for (unsigned row = 0; row < 16; ++row) {
+        // The hardware's order of summation is its own: tests with rounding take bounds that hold for any.
+        float sum[8] = {};
+        for (unsigned k = 0; k < 16; ++k)
+            for (unsigned n = 0; n < 8; ++n) sum[n] += a[row][k] * b[k][n];
+        for (unsigned n = 0; n < 8; ++n)
+            static_cast<float*>(lane_of_warp(row % 8 * 4 + n / 2)->output)[row / 8 * 2 + n % 2] += sum[n];
+    }
+    leave_collective(0xffffffffu);
+}
+
 // ----------------------------------------------------------------------------------------------- asynchronous copies
 
 void cp_async(void* destination, const void* source, unsigned bytes) {

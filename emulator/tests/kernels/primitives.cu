@@ -260,3 +260,78 @@ GW_KERNEL(256, 1) primitive_half(const gw::u32* in, gw::u32* out, int count) {
     gw::store_global(out + 4 * i + 3, gw::bf16_from_float(gw::float_from_bits(bits)));
 }
 GW_EXPORT(primitive_half)
+
+// ----------------------------------------------------------------------------------------------------- matrix units
+
+/// Four 8 × 8 matrices of u16, row r of matrix m at in[8·rows[8m + r]]; out[lane] as they lie, out[32 + lane] transposed.
+GW_KERNEL(32, 1) primitive_ldmatrix(const uint4* in, const gw::u32* rows, uint4* out) {
+    GW_SHARED(float, shared);
+    const int lane = threadIdx.x;
+    const uint4 row = gw::load_global(in + lane);
+    shared.store4(4 * lane, make_float4(gw::float_from_bits(row.x), gw::float_from_bits(row.y), gw::float_from_bits(row.z),
+                                        gw::float_from_bits(row.w)));
+    gw::sync_warp();
+    const gw::Shared<gw::u16> own = shared.cast<gw::u16>().slice(8 * (int)gw::load_global(rows + lane));
+    gw::u32 x[4], y[4];
+    gw::ldmatrix_x4<false>(x, own);
+    gw::ldmatrix_x4<true>(y, own);
+    gw::store_global(out + lane, make_uint4(x[0], x[1], x[2], x[3]));
+    gw::store_global(out + 32 + lane, make_uint4(y[0], y[1], y[2], y[3]));
+}
+GW_EXPORT(primitive_ldmatrix)
+
+namespace {
+
+/// c [16, 8] += a [16, 16] · b [16, 8], twice: fragments gathered by their definition, and loaded from shared memory.
+template <bool BF16>
+GW_DEVICE void multiply(gw::Shared<gw::u16> shared, const gw::u16* a, const gw::u16* b, float* c, float* again) {
+    const int lane = threadIdx.x, g = lane / 4, t = lane % 4;
+    const auto pair = [](gw::u16 low, gw::u16 high) { return (gw::u32)low | (gw::u32)high << 16; };
+    gw::u32 x[4], y[2];
+    for (int i = 0; i < 4; ++i) {
+        const int at = (g + 8 * (i % 2)) * 16 + 2 * t + 8 * (i / 2);
+        x[i] = pair(gw::load_global(a + at), gw::load_global(a + at + 1));
+    }
+    for (int i = 0; i < 2; ++i) {
+        const int k = 2 * t + 8 * i;
+        y[i] = pair(gw::load_global(b + 8 * k + g), gw::load_global(b + 8 * k + 8 + g));
+    }
+    float sum[4];
+    for (int i = 0; i < 4; ++i) sum[i] = gw::load_global(c + (g + 8 * (i / 2)) * 8 + 2 * t + i % 2);
+    gw::mma_m16n8k16<BF16>(sum, x, y[0], y[1]);
+    for (int i = 0; i < 4; ++i) gw::store_global(c + (g + 8 * (i / 2)) * 8 + 2 * t + i % 2, sum[i]);
+
+    for (int i = lane; i < 256; i += 32) shared[i] = gw::load_global(a + i);
+    for (int i = lane; i < 128; i += 32) shared[256 + i] = gw::load_global(b + i);
+    gw::sync_warp();
+    gw::u32 z[4];
+    gw::ldmatrix_x4<false>(x, shared.slice(16 * (lane % 16) + 8 * (lane / 16)));
+    gw::ldmatrix_x4<true>(z, shared.slice(256 + 8 * (lane % 16)));  // matrices 2 and 3 repeat 0 and 1
+    for (float& element : sum) element = 0.0f;
+    gw::mma_m16n8k16<BF16>(sum, x, z[0], z[1]);
+    for (int i = 0; i < 4; ++i) gw::store_global(again + (g + 8 * (i / 2)) * 8 + 2 * t + i % 2, sum[i]);
+}
+
+}  // namespace
+
+GW_KERNEL(32, 1) primitive_mma_f16(const gw::u16* a, const gw::u16* b, float* c, float* again) {
+    GW_SHARED(gw::u16, shared);
+    multiply<false>(shared, a, b, c, again);
+}
+GW_EXPORT(primitive_mma_f16)
+
+GW_KERNEL(32, 1) primitive_mma_bf16(const gw::u16* a, const gw::u16* b, float* c, float* again) {
+    GW_SHARED(gw::u16, shared);
+    multiply<true>(shared, a, b, c, again);
+}
+GW_EXPORT(primitive_mma_bf16)
+
+/// out[2i] = in[2i], in[2i + 1] as one word of binary16, out[2i + 1] of bfloat16.
+GW_KERNEL(32, 1) primitive_pack16(const float* in, gw::u32* out, int pairs) {
+    for (int i = linear_thread(); i < pairs; i += 32 * gridDim.x) {
+        const float low = gw::load_global(in + 2 * i), high = gw::load_global(in + 2 * i + 1);
+        gw::store_global(out + 2 * i, gw::pack16<false>(low, high));
+        gw::store_global(out + 2 * i + 1, gw::pack16<true>(low, high));
+    }
+}
+GW_EXPORT(primitive_pack16)

@@ -103,6 +103,9 @@ macro_rules! for_each_case {
             maximum_prefers_numbers_to_nan
             classification_by_bits
             sixteen_bit_floats_round_to_nearest_even
+            pairs_of_sixteen_bit_floats_are_packed_low_first
+            matrices_load_as_they_lie_and_transposed
+            matrix_products_of_16_bit_elements
         }
     };
 }
@@ -502,6 +505,66 @@ pub fn sixteen_bit_floats_round_to_nearest_even(device: &dyn Launcher) {
                     error < other || error == other && got & 1 == 0,
                     "{bits:#x} as {exponents}: {got:#x}"
                 );
+            }
+        }
+    }
+}
+
+pub fn pairs_of_sixteen_bit_floats_are_packed_low_first(device: &dyn Launcher) {
+    // Exact in both types, then values that round, overflow and are no number.
+    let pairs: [([f32; 2], u32, u32); 6] = [
+        ([1.0, -2.0], 0xc000_3c00, 0xc000_3f80),
+        ([0.0, -0.0], 0x8000_0000, 0x8000_0000),
+        ([f32::INFINITY, 0.5], 0x3800_7c00, 0x3f00_7f80),
+        ([1.0 + 1.0 / 256.0, 3.0 / 256.0 + 1.0], 0x3c0c_3c04, 0x3f82_3f80),
+        ([65_520.0, 2.0_f32.powi(-24)], 0x0001_7c00, 0x3380_4780),
+        ([f32::NAN, 1.0], 0x3c00_7fff, 0x3f80_7fff),
+    ];
+    let input: Vec<f32> = pairs.iter().flat_map(|(pair, ..)| *pair).collect();
+    let call = Call::new("primitive_pack16", 1, 32).input(&input).output::<u32>(2 * pairs.len());
+    let out = call.int(pairs.len()).run(device).read::<u32>(1);
+    for (i, (pair, f16, bf16)) in pairs.iter().enumerate() {
+        assert_eq!(out[2 * i], *f16, "{pair:?} as f16: {:#x}", out[2 * i]);
+        assert_eq!(out[2 * i + 1], *bf16, "{pair:?} as bf16: {:#x}", out[2 * i + 1]);
+    }
+}
+
+pub fn matrices_load_as_they_lie_and_transposed(device: &dyn Launcher) {
+    let elements: Vec<u16> = (0..256).map(|i| 0x4000 + 7 * i).collect();
+    // Rows of the four matrices in no order: 11 has no factor in common with 32.
+    let rows: Vec<u32> = (0..32).map(|i| (11 * i + 5) % 32).collect();
+    let call = Call::new("primitive_ldmatrix", 1, 32).shared_floats(128);
+    let out = call.input(&elements).input(&rows).output::<[u32; 4]>(64).run(device).read::<[u32; 4]>(2);
+    let element = |m: usize, r: usize, c: usize| u32::from(elements[8 * rows[8 * m + r] as usize + c]);
+    for lane in 0..32 {
+        let (g, t) = (lane / 4, lane % 4);
+        for m in 0..4 {
+            let plain = element(m, g, 2 * t) | element(m, g, 2 * t + 1) << 16;
+            let turned = element(m, 2 * t, g) | element(m, 2 * t + 1, g) << 16;
+            assert_eq!(out[lane][m], plain, "lane {lane}, matrix {m}");
+            assert_eq!(out[32 + lane][m], turned, "lane {lane}, matrix {m}, transposed");
+        }
+    }
+}
+
+pub fn matrix_products_of_16_bit_elements(device: &dyn Launcher) {
+    // Small whole numbers: products and sums are exact in any order, and every element differs from its neighbours.
+    let mut random = Random(77);
+    let mut whole = |len: usize| -> Vec<f32> { (0..len).map(|_| (random.next() >> 40) as f32 % 17.0 - 8.0).collect() };
+    let (a, b, c) = (whole(256), whole(128), whole(128));
+    let f16 = |x: f32| if x == 0.0 { 0 } else { (x.to_bits() >> 16 & 0x8000 | ((x.to_bits() >> 13 & 0x3_ffff) - 0x1_c000)) as u16 };
+    let bf16 = |x: f32| (x.to_bits() >> 16) as u16;
+    let encodings: [(&str, &dyn Fn(f32) -> u16); 2] = [("primitive_mma_f16", &f16), ("primitive_mma_bf16", &bf16)];
+    for (entry, encode) in encodings {
+        let encoded = |values: &[f32]| values.iter().map(|&x| encode(x)).collect::<Vec<u16>>();
+        let call = Call::new(entry, 1, 32).shared_floats(192).input(&encoded(&a)).input(&encoded(&b));
+        let memory = call.input(&c).output::<f32>(128).run(device);
+        let (sums, products) = (memory.read::<f32>(2), memory.read::<f32>(3));
+        for i in 0..16 {
+            for j in 0..8 {
+                let product: f32 = (0..16).map(|k| a[16 * i + k] * b[8 * k + j]).sum();
+                assert_eq!(sums[8 * i + j], c[8 * i + j] + product, "{entry} ({i}, {j})");
+                assert_eq!(products[8 * i + j], product, "{entry} ({i}, {j}) through shared memory");
             }
         }
     }
