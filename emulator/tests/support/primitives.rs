@@ -550,11 +550,19 @@ pub fn matrices_load_as_they_lie_and_transposed(device: &dyn Launcher) {
 pub fn matrix_products_of_16_bit_elements(device: &dyn Launcher) {
     // Small whole numbers: products and sums are exact in any order, and every element differs from its neighbours.
     let mut random = Random(77);
-    let mut whole = |len: usize| -> Vec<f32> { (0..len).map(|_| (random.next() >> 40) as f32 % 17.0 - 8.0).collect() };
+    let mut whole =
+        |len: usize| -> Vec<f32> { (0..len).map(|_| (random.next() >> 40) as f32 % 17.0 - 8.0).collect() };
     let (a, b, c) = (whole(256), whole(128), whole(128));
-    let f16 = |x: f32| if x == 0.0 { 0 } else { (x.to_bits() >> 16 & 0x8000 | ((x.to_bits() >> 13 & 0x3_ffff) - 0x1_c000)) as u16 };
+    let f16 = |x: f32| {
+        if x == 0.0 {
+            0
+        } else {
+            (x.to_bits() >> 16 & 0x8000 | ((x.to_bits() >> 13 & 0x3_ffff) - 0x1_c000)) as u16
+        }
+    };
     let bf16 = |x: f32| (x.to_bits() >> 16) as u16;
-    let encodings: [(&str, &dyn Fn(f32) -> u16); 2] = [("primitive_mma_f16", &f16), ("primitive_mma_bf16", &bf16)];
+    let encodings: [(&str, &dyn Fn(f32) -> u16); 2] =
+        [("primitive_mma_f16", &f16), ("primitive_mma_bf16", &bf16)];
     for (entry, encode) in encodings {
         let encoded = |values: &[f32]| values.iter().map(|&x| encode(x)).collect::<Vec<u16>>();
         let call = Call::new(entry, 1, 32).shared_floats(192).input(&encoded(&a)).input(&encoded(&b));
