@@ -36,6 +36,8 @@ fn main() -> io::Result<()> {
         // differ in the last bit. `gw::fma` is exact everywhere.
         .flag("-ffp-contract=fast")
         .flag("-Wno-unknown-pragmas")
+        // A note about structures aligned to 64 bytes, which no other compiler's code takes.
+        .flag_if_supported("-Wno-psabi")
         .define("GATEWARP_EMULATOR", None)
         .include(crate_dir.join("include"))
         .include(root.join("kernels"))

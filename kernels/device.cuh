@@ -477,92 +477,122 @@ GW_DEVICE void mma_m16n8k16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #endif
 }
 
-// --------------------------------------------------------------------------------------------------- trigonometry
-// One source for both sides, built from fma alone, so that device and emulator agree to the bit.
+// ------------------------------------------------------------------------ asynchronous units (sm_90a)
+// Barriers that count bytes, loads of whole tiles, products by a warpgroup: four warps from a multiple of 128 threads on.
 
-struct SinCos {
-    float sin, cos;
+#ifdef GATEWARP_EMULATOR
+#define GW_PTX(twin, ...) twin
+using ::emulator::TensorMap;
+#else
+#define GW_PTX(twin, ...) asm volatile(__VA_ARGS__)
+/// A tensor of 16-bit elements and the tile that a load brings of it, as the host encodes it. A kernel takes it in a
+/// __grid_constant__ structure.
+struct alignas(64) TensorMap {
+    u64 opaque[16];
 };
+template <typename T>
+GW_DEVICE u32 shared_address(Shared<T> window) { return static_cast<u32>(__cvta_generic_to_shared(window.data())); }
+#endif
 
-namespace trigonometry {
+/// Makes a barrier of the word at `b`: a phase ends when `count` arrivals and all bytes that they expect are in. The first has
+/// parity 0. One thread; then mbarrier_fence by it, then a barrier of all that use it.
+GW_DEVICE void mbarrier_init(Shared<u64> b, u32 count) {
+    GW_PTX(::emulator::mbarrier_init(&b[0], count), "mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
+}
+GW_DEVICE void mbarrier_fence() { GW_PTX((void)0, "fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-/// x = quadrant · π/2 + remainder, |remainder| ≤ π/4 up to rounding.
-struct Reduced {
-    float remainder;
-    u32 quadrant;
-};
-
-/// Cody–Waite, for |x| ≤ 2^17: π/2 in three floats. The first step is exact, because x and q·PI_2_HIGH are multiples of
-/// 2^-24 closer than 1; each later one rounds its result once.
-GW_DEVICE Reduced reduce_moderate(float x) {
-    constexpr float TWO_OVER_PI = 0.63661977f;
-    constexpr float PI_2_HIGH = 1.5707963705062866f;
-    constexpr float PI_2_MIDDLE = -4.371138828673793e-08f;
-    constexpr float PI_2_LOW = -1.7151245100058819e-15f;
-    const float q = ::rintf(x * TWO_OVER_PI);
-    float r = gw::fma(q, -PI_2_HIGH, x);
-    r = gw::fma(q, -PI_2_MIDDLE, r);
-    r = gw::fma(q, -PI_2_LOW, r);
-    return {r, static_cast<u32>(static_cast<i32>(q))};
+/// Arrives, and with `bytes` lets the phase wait for as many bytes of tensor_load.
+GW_DEVICE void mbarrier_arrive(Shared<u64> b) {
+    GW_PTX(::emulator::mbarrier_arrive(&b[0], 0), "mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+GW_DEVICE void mbarrier_arrive(Shared<u64> b, u32 bytes) {
+    GW_PTX(::emulator::mbarrier_arrive(&b[0], bytes), "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
 }
 
-/// Payne–Hanek, for finite |x| > 2^17: multiplies the integer mantissa by the 96 bits of 2/π that matter at x's exponent;
-/// all higher ones contribute multiples of 4 quadrants.
-GW_DEVICE Reduced reduce_huge(float x) {
-    const u32 bits = float_bits(x);
-    const u32 mantissa = ((bits & 0x007fffffu) | 0x00800000u) << 8;  // |x| = mantissa · 2^(exponent - 158)
-    // Where to read in the digits below: 18 at 2^17, 128 at the largest exponent.
-    const u32 position = ((bits >> 23) & 0xffu) - 158u + 32u;
-    const u32 shift = position % 32u;
-    // The binary digits of 2/π after 32 zeros, 32 a word. A switch, not a table: a table would live in slow local memory.
-    u32 w0, w1, w2, w3;
-    switch (position / 32u) {
-        case 0u: w0 = 0x00000000u; w1 = 0xa2f9836eu; w2 = 0x4e441529u; w3 = 0xfc2757d1u; break;
-        case 1u: w0 = 0xa2f9836eu; w1 = 0x4e441529u; w2 = 0xfc2757d1u; w3 = 0xf534ddc0u; break;
-        case 2u: w0 = 0x4e441529u; w1 = 0xfc2757d1u; w2 = 0xf534ddc0u; w3 = 0xdb629599u; break;
-        case 3u: w0 = 0xfc2757d1u; w1 = 0xf534ddc0u; w2 = 0xdb629599u; w3 = 0x3c439041u; break;
-        default: w0 = 0xf534ddc0u; w1 = 0xdb629599u; w2 = 0x3c439041u; w3 = 0xfe5163abu; break;
+/// Waits until the phase of this parity has ended.
+GW_DEVICE void mbarrier_wait(Shared<u64> b, u32 parity) {
+    GW_PTX(::emulator::mbarrier_wait(&b[0], parity),
+           "{\n.reg .pred done;\nwait_%=:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait_%=;\n}"
+           ::"r"(shared_address(b)), "r"(parity) : "memory");
+}
+
+/// Starts the load of a tile of `map` from (column, row, head, batch) on; its bytes arrive at `b`. One thread. Rows of 128 bytes
+/// lie one after the other from `to` (1024-byte aligned) on, 16-byte chunk c of row r at c ^ r % 8; outside the tensor are zeros.
+GW_DEVICE void tensor_load(Shared<u16> to, const TensorMap& map, Shared<u64> b, int column, int row, int head, int batch) {
+    GW_PTX(::emulator::tensor_load(to.data(), to.count(), map, &b[0], column, row, head, batch),
+           "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
+           ::"r"(shared_address(to)), "l"(&map), "r"(shared_address(b)), "r"(column), "r"(row), "r"(head), "r"(batch) : "memory");
+}
+
+/// Makes this thread's writes to shared memory visible to products and loads that start after a barrier.
+GW_DEVICE void fence_async() { GW_PTX((void)0, "fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/// Takes, or gives back, registers: every thread of the warpgroup has `COUNT` then, 24 to 240 in eights.
+template <int COUNT>
+GW_DEVICE void registers_up() { GW_PTX((void)0, "setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+template <int COUNT>
+GW_DEVICE void registers_down() { GW_PTX((void)0, "setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+
+/// The operand of wgmma that begins at `from`, in rows of 128 bytes as tensor_load leaves them. Rows along k (16 elements of a
+/// row, 32 bytes on for the next): eight rows are 1024 bytes from the next eight. Transposed (k runs over rows, 2048 bytes on
+/// for the next): 64 columns are `panel` bytes from the next 64.
+GW_DEVICE u64 matrix_operand(Shared<u16> from, u32 panel = 0) {
+#ifdef GATEWARP_EMULATOR
+    const u32 address = ::emulator::shared_offset(from.data());
+#else
+    const u32 address = shared_address(from);
+#endif
+    return static_cast<u64>(address >> 4 & 0x3fffu) | static_cast<u64>(panel >> 4) << 16 | 64ull << 32 | 1ull << 62;
+}
+
+/// Before the first product after registers of sums, or of a, were written; after a group's last; until PENDING groups are left.
+GW_DEVICE void wgmma_fence() { GW_PTX((void)0, "wgmma.fence.sync.aligned;" ::: "memory"); }
+GW_DEVICE void wgmma_commit() { GW_PTX(::emulator::wgmma_commit(), "wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING>
+GW_DEVICE void wgmma_wait() { GW_PTX(::emulator::wgmma_wait(PENDING), "wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
+
+#define GW_EIGHT(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
+#define GW_32() GW_EIGHT(0), GW_EIGHT(8), GW_EIGHT(16), GW_EIGHT(24)
+#define GW_64() GW_32(), GW_EIGHT(32), GW_EIGHT(40), GW_EIGHT(48), GW_EIGHT(56)
+#define GW_TO_31 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define GW_TO_63 GW_TO_31 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define GW_WGMMA(columns, type, sums, names, a, adds, rest, ...)                                                                        \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " adds ", 0;\nwgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" \
+                 names "}, " a ", p, 1, 1, " rest ";\n}" : sums() : __VA_ARGS__, "r"(static_cast<u32>(adds_up)), "n"(TRANSPOSED))
+#define GW_BY_TYPE(columns, ...) \
+    if constexpr (BF16) { GW_WGMMA(columns, "bf16", __VA_ARGS__); } else { GW_WGMMA(columns, "f16", __VA_ARGS__); }
+
+/// Starts c = a · b, or c += a · b if `adds_up`, of 64 × 16 and 16 × N 16-bit elements: operands of matrix_operand, b with N rows
+/// along k, or with 16 rows of N elements if TRANSPOSED. c may not be touched until a wait. Element i of thread 32·w + 4·g + t
+/// is in row 16w + g + 8·(i / 2 % 2), column 8·(i / 4) + 2t + i % 2.
+template <int N, bool BF16, bool TRANSPOSED>
+GW_DEVICE void wgmma(float (&c)[N / 2], u64 a, u64 b, bool adds_up) {
+    static_assert(N == 64 || N == 128, "other widths have no instruction here");
+#ifdef GATEWARP_EMULATOR
+    ::emulator::wgmma(c, N, BF16, TRANSPOSED, &a, nullptr, b, adds_up);
+#else
+    if constexpr (N == 64) {
+        GW_BY_TYPE("64", GW_32, GW_TO_31, "%32, %33", "%34", "0, %35", "l"(a), "l"(b))
+    } else {
+        GW_BY_TYPE("128", GW_64, GW_TO_63, "%64, %65", "%66", "0, %67", "l"(a), "l"(b))
     }
-    if (shift != 0u) {
-        w0 = (w0 << shift) | (w1 >> (32u - shift));
-        w1 = (w1 << shift) | (w2 >> (32u - shift));
-        w2 = (w2 << shift) | (w3 >> (32u - shift));
+#endif
+}
+
+/// The same with a in registers, as mma_m16n8k16 has it: warp w holds rows 16w to 16w + 15. They may not be touched either.
+template <int N, bool BF16, bool TRANSPOSED>
+GW_DEVICE void wgmma(float (&c)[N / 2], const u32 (&a)[4], u64 b, bool adds_up) {
+    static_assert(N == 64 || N == 128, "other widths have no instruction here");
+#ifdef GATEWARP_EMULATOR
+    ::emulator::wgmma(c, N, BF16, TRANSPOSED, nullptr, a, b, adds_up);
+#else
+    if constexpr (N == 64) {
+        GW_BY_TYPE("64", GW_32, GW_TO_31, "{%32, %33, %34, %35}, %36", "%37", "%38", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+    } else {
+        GW_BY_TYPE("128", GW_64, GW_TO_63, "{%64, %65, %66, %67}, %68", "%69", "%70", "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
     }
-    const u64 low = static_cast<u64>(mantissa) * w2;
-    const u64 middle = static_cast<u64>(mantissa) * w1 + (low >> 32);
-    const u64 high = static_cast<u64>(mantissa) * w0 + (middle >> 32);
-    u32 quadrant = static_cast<u32>(high >> 32);
-    const u64 fraction = (high << 32) | (middle & 0xffffffffu);
-    // As a signed number the fraction lies in [-1/2, 1/2): the nearest quadrant, as in reduce_moderate.
-    quadrant += static_cast<u32>(fraction >> 63);
-    constexpr double PI_2_SCALED = 1.5707963267948966 * 5.421010862427522e-20;  // π/2 · 2^-64
-    const float r = static_cast<float>(static_cast<double>(static_cast<i64>(fraction)) * PI_2_SCALED);
-    return bits >> 31 ? Reduced{-r, 0u - quadrant} : Reduced{r, quadrant};
+#endif
 }
-
-}  // namespace trigonometry
-
-/// Sine and cosine of x radians, within 2 ulp for every finite x; NaN for an infinite or NaN x. sin(-0) is +0.
-///
-/// Minimax polynomials on |r| ≤ π/4 (Remez, relative error 2^-27 and 2^-31); the device's own fast sine is off by 2^-21
-/// absolute, which a circuit of many rotations would accumulate.
-GW_DEVICE SinCos sincos(float x) {
-    const u32 magnitude = float_bits(x) & 0x7fffffffu;
-    if (magnitude >= 0x7f800000u) return {float_from_bits(0x7fc00000u), float_from_bits(0x7fc00000u)};
-    const trigonometry::Reduced reduced =
-        magnitude <= 0x48000000u ? trigonometry::reduce_moderate(x) : trigonometry::reduce_huge(x);
-    const float r = reduced.remainder;
-    const float t = r * r;
-    float s = gw::fma(t, -0.000195019533081f, 0.00833208618373f);
-    s = gw::fma(t, s, -0.166666544577f);
-    s = gw::fma(r * t, s, r);
-    float c = gw::fma(t, 2.44617940875e-05f, -0.00138876392938f);
-    c = gw::fma(t, c, 0.041666654428f);
-    c = gw::fma(t * t, c, gw::fma(t, -0.5f, 1.0f));
-    const bool swapped = (reduced.quadrant & 1u) != 0u;
-    const float sine = swapped ? c : s;
-    const float cosine = swapped ? s : c;
-    return {(reduced.quadrant & 2u) != 0u ? -sine : sine, ((reduced.quadrant + 1u) & 2u) != 0u ? -cosine : cosine};
-}
-
 }  // namespace gw
+
+#include "trigonometry.cuh"

@@ -12,11 +12,22 @@ mod devices;
 use cases::{Call, Launcher};
 use devices::{Test, TestDevice, run_where};
 use gatewarp::manifest::CudaKernel;
-use gatewarp::{Backend, Device, Error, Tensor};
+use gatewarp::{Backend, Device, Error, Schedule, Tensor};
 use std::process::ExitCode;
 
-const FILE: &str = "emulator/tests/kernels/primitives.cu";
-const SOURCE: &str = include_str!("../emulator/tests/kernels/primitives.cu");
+/// The files of the kernels, by how their entries begin.
+const FILES: [(&str, &str, &str); 2] = [
+    (
+        "primitive_",
+        "emulator/tests/kernels/primitives.cu",
+        include_str!("../emulator/tests/kernels/primitives.cu"),
+    ),
+    (
+        "async_",
+        "emulator/tests/kernels/asynchronous_sm90.cu",
+        include_str!("../emulator/tests/kernels/asynchronous_sm90.cu"),
+    ),
+];
 
 /// Names for the pointers of a row; launches count them, nothing reads them.
 static POINTERS: [&str; 16] = ["memory"; 16];
@@ -31,10 +42,18 @@ impl Launcher for OnDevice<'_> {
     fn launch(&self, call: &Call) -> Result<Vec<Vec<u8>>, String> {
         let mut tensors =
             call.memory.iter().map(|bytes| upload(self.0, bytes)).collect::<Result<Vec<_>, _>>()?;
-        let row = row(call.entry, call.block, call.memory.len(), call.params.len(), call.shared_bytes);
+        let mapped = call.tensor.as_ref().map(|mapped| {
+            let tensor = upload(self.0, &mapped.memory)?;
+            let map = self.0.tensor_map(&tensor, mapped.sizes, mapped.strides, mapped.rows);
+            Ok::<_, String>((map.map_err(|error| error.to_string())?, tensor))
+        });
+        let mapped = mapped.transpose()?;
+        let mut params: Vec<u8> = mapped.iter().flat_map(|(map, _)| *map).collect();
+        params.extend(&call.params);
+        let row = row(call.entry, call.block, call.memory.len(), params.len(), call.shared_bytes);
         // SAFETY: the cases give each kernel the memory, the grid and the parameters that it is written for.
         #[allow(unsafe_code)]
-        unsafe { self.0.launch_cuda(row, call.grid, &mut tensors, &call.params) }
+        unsafe { self.0.launch_cuda(row, call.grid, &mut tensors, &params) }
             .map_err(|error| error.to_string())?;
         let words = tensors
             .iter()
@@ -62,15 +81,9 @@ fn row(
     shared_bytes: u32,
 ) -> &'static CudaKernel {
     let pointers = &POINTERS[..pointers];
-    Box::leak(Box::new(CudaKernel {
-        entry,
-        file: FILE,
-        source: SOURCE,
-        block,
-        pointers,
-        params,
-        shared_bytes,
-    }))
+    let of_entry = FILES.iter().find(|(prefix, ..)| entry.starts_with(prefix));
+    let &(_, file, source) = of_entry.expect("every test kernel is in one of the files");
+    Box::leak(Box::new(CudaKernel { entry, file, source, block, pointers, params, shared_bytes }))
 }
 
 /// Says on which device, and under which schedule, a case failed.
@@ -89,6 +102,22 @@ fn on_every_handle(device: &TestDevice, case: fn(&dyn Launcher)) {
         let _on = On(handle.name());
         case(&OnDevice(handle));
     }
+}
+
+/// Runs a case of the asynchronous units, unless the device has none.
+fn on_every_sm90(device: &TestDevice, case: fn(&dyn Launcher)) -> Result<(), String> {
+    if device.name == "cuda-emulated" {
+        for schedule in [Schedule::InOrder, Schedule::Reversed, Schedule::Random(9)] {
+            let handle = Device::cuda_emulated_sm90(schedule).map_err(|error| error.to_string())?;
+            let _on = On(handle.name());
+            case(&OnDevice(&handle));
+        }
+    } else if device.handle(0).has_asynchronous_units() {
+        on_every_handle(device, case);
+    } else {
+        eprintln!("{}: not of compute capability 9.0, nothing to test", device.name);
+    }
+    Ok(())
 }
 
 /// Every wrong launch is a typed error, and the device works afterwards.
@@ -138,6 +167,20 @@ macro_rules! tests {
 }
 static TESTS: &[Test] = cases::for_each_case!(tests);
 
+/// The cases of the asynchronous units: nothing to test where a device has none.
+macro_rules! asynchronous_tests {
+    ($($case:ident)*) => {
+        &[
+            $(Test::new(concat!("asynchronous::", stringify!($case)), |device| {
+                on_every_sm90(device, cases::asynchronous::$case)
+            }),)*
+        ]
+    };
+}
+static ASYNCHRONOUS_TESTS: &[Test] = cases::asynchronous::for_each_asynchronous_case!(asynchronous_tests);
+
 fn main() -> ExitCode {
-    run_where(|name| name.starts_with("cuda"), TESTS).exit_code()
+    let all = TESTS.iter().chain(ASYNCHRONOUS_TESTS);
+    let all: Vec<Test> = all.map(|&Test { name, body, alone }| Test { name, body, alone }).collect();
+    run_where(|name| name.starts_with("cuda"), all.leak()).exit_code()
 }

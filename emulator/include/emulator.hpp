@@ -254,6 +254,34 @@ void cp_async_commit();
 /// Completes all but the `pending` youngest committed groups.
 void cp_async_wait(unsigned pending);
 
+// ------------------------------------------------------------------------- asynchronous units (compute capability 9.0)
+
+/// What the host says of a tensor for tensor_load, in the place of the driver's 128 opaque bytes; src/lib.rs fills it in.
+struct alignas(64) TensorMap {
+    uint64_t magic;      // MAGIC, or it is no map
+    uint64_t address;
+    uint64_t sizes[4];   // in elements of two bytes, innermost first
+    uint64_t strides[3]; // in bytes, of dimensions 1 to 3
+    uint32_t box[4];     // in elements
+    uint64_t unused[5];
+    static constexpr uint64_t MAGIC = 0x70616d726f736e74u;
+};
+
+void mbarrier_init(unsigned long long* word, unsigned count);
+/// Arrives after it has raised by `bytes` what the phase expects.
+void mbarrier_arrive(unsigned long long* word, unsigned bytes);
+void mbarrier_wait(unsigned long long* word, unsigned parity);
+/// Poisons the tile now and fills it as late as possible: when a thread waits at the barrier, or nothing else can run.
+void tensor_load(uint16_t* to, long long count, const TensorMap& map, unsigned long long* word, int column, int row, int head, int batch);
+
+/// Bytes from the start of the block's shared memory.
+uint32_t shared_offset(const void* pointer);
+/// Issues this thread's share of a product. `c`, N/2 sums, is poisoned until a wait covers it; operands in shared memory are
+/// read when the first thread of the warpgroup waits for the product, those in registers now. One of `a` and `registers`.
+void wgmma(float* c, unsigned columns, bool bf16, bool transposed, const unsigned long long* a, const uint32_t* registers, uint64_t b, bool adds_up);
+void wgmma_commit();
+void wgmma_wait(unsigned pending);
+
 // ------------------------------------------------------------------------------------------------------------- kernels
 
 /// One exported kernel. Registered by a static object of its translation unit, so the list is complete before main.

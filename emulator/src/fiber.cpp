@@ -126,6 +126,9 @@ const char* collective_name(Collective kind) {
         case Collective::ShuffleUp: return "shuffle_up";
         case Collective::ShuffleDown: return "shuffle_down";
         case Collective::Ballot: return "ballot";
+        case Collective::LoadMatrix:
+        case Collective::LoadTransposed: return "ldmatrix";
+        case Collective::Multiply: return "mma";
         case Collective::None: break;
     }
     return "nothing";
@@ -138,6 +141,8 @@ std::string place(const Fiber& fiber) {
         case State::AtBarrier:
             return fiber.barrier == 0 ? std::string("in sync_threads") : "in barrier_sync " + std::to_string(fiber.barrier);
         case State::InCollective: return std::string("in ") + collective_name(fiber.collective);
+        case State::AtMbarrier: return "in mbarrier_wait";
+        case State::AtProducts: return "in wgmma_wait for products that other threads have not issued";
         case State::Running: break;
     }
     return "running";
@@ -184,6 +189,7 @@ void describe_places(const Block& block, char* text, size_t bytes) {
     launch.kernel->invoke(launch.kernel->body, launch.arguments);
     if (!fiber->copies.empty())
         fault("the thread exits with %zu cp_async copies that it has not waited for", fiber->copies.size());
+    if (const char* left = unfinished(*fiber)) fault("the thread exits with %s", left);
     fiber->state = State::Exited;
     block->live -= 1;
     if (block->live == 0) leave_block(*block);
@@ -197,6 +203,7 @@ void yield_fiber() {
     Fiber* from = current_fiber();
     Block* block = current_block();
     Fiber* to = block->ready.pop();
+    if (!to && finish_loads(*block)) to = block->ready.pop();
     if (!to) fault_deadlock(*block);
     if (to == from) return;
     current = to;
@@ -222,6 +229,8 @@ void Block::run(uint64_t linear_index) {
     if (shared_bytes) std::memset(shared, POISON, shared_bytes);
     for (unsigned w = 0; w < threads / WARP_SIZE; ++w) warps[w] = Warp{};
     for (Barrier& barrier : barriers) barrier = Barrier{};
+    mbarriers.clear();
+    warpgroups.assign((threads + WARPGROUP - 1) / WARPGROUP, Warpgroup{});
     // The seed depends on the block alone, so a random schedule repeats whatever worker runs the block.
     ready.reset(threads, launch->schedule.order, launch->schedule.seed ^ (linear_index * 0xD1B54A32D192ED03u));
     live = threads;
@@ -233,6 +242,10 @@ void Block::run(uint64_t linear_index) {
         fiber.state = State::Running;
         fiber.committed_groups = 0;
         fiber.copies.clear();
+        fiber.issued_products = 0;
+        fiber.product_groups = 0;
+        fiber.products.clear();
+        fiber.sums.clear();
         prepare_context(fiber.context, stacks_->bottom(i), Stacks::usable(i), fiber_main);
         ready.push(&fiber);
     }

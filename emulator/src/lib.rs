@@ -5,7 +5,7 @@
 //! on a device, in an order that a [`Schedule`] chooses. Shared and device memory start poisoned with `0xFF` (NaN).
 //!
 //! Misuse is a [`Fault`] that names kernel, block and thread: access out of bounds or misaligned, divergent barrier or
-//! collective, deadlock, asynchronous copy not waited for. The process and later launches are unharmed.
+//! collective, deadlock, asynchronous copy, load or product not waited for. The process and later launches are unharmed.
 //!
 //! What it cannot know: whether the PTX in `device.cuh` does what its twin does, and how fast anything is. A kernel that
 //! spins until another thread writes never ends here: threads change places only at barriers and collectives.
@@ -32,6 +32,9 @@
 //! ```
 
 mod ffi;
+mod tensor_map;
+
+pub use tensor_map::TensorMap;
 
 use std::ffi::c_void;
 use std::fmt;

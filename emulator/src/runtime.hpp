@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -63,7 +64,21 @@ struct PendingCopy {
     unsigned group;
 };
 
-enum class State : uint8_t { Running, AtBarrier, InCollective, Exited };
+/// Sums that products under way write: where they are, and their values so far.
+struct PendingSums {
+    float* place;
+    std::vector<float> values;
+};
+
+/// A thread's share of a product under way.
+struct PendingProduct {
+    uint64_t number;  // of the warpgroup's products
+    size_t sums;      // index in Fiber::sums
+    unsigned group;
+    bool adds_up;
+};
+
+enum class State : uint8_t { Running, AtBarrier, InCollective, AtMbarrier, AtProducts, Exited };
 
 struct Fiber : FiberView {
     Context context;
@@ -72,8 +87,14 @@ struct Fiber : FiberView {
     Collective collective;  // kind of the collective it waits in
     unsigned committed_groups;
     std::vector<PendingCopy> copies;  // oldest first; not on the fiber's stack, which a fault abandons
+    uint64_t issued_products;
+    unsigned product_groups;  // committed
+    std::vector<PendingProduct> products;  // oldest first
+    std::vector<PendingSums> sums;
 
-    Fiber() : FiberView{}, context{}, state(State::Exited), barrier(0), collective(Collective::None), committed_groups(0) {}
+    Fiber()
+        : FiberView{}, context{}, state(State::Exited), barrier(0), collective(Collective::None), committed_groups(0),
+          issued_products(0), product_groups(0) {}
 };
 
 struct Rendezvous {
@@ -87,6 +108,41 @@ struct Warp {
 
 struct Barrier {
     unsigned arrived, expected;
+};
+
+/// A load that a barrier's phase waits for.
+struct PendingLoad {
+    uint16_t* to;
+    TensorMap map;
+    int from[4];
+};
+
+/// A barrier in shared memory that counts arrivals and bytes.
+struct Mbarrier {
+    unsigned long long* word;
+    unsigned count, arrived;
+    int64_t bytes;  // expected and not yet there; below zero while a load is ahead of the arrival that expects it
+    unsigned phase;
+    std::vector<PendingLoad> loads;
+    std::vector<Fiber*> waiting;
+};
+
+constexpr unsigned WARPGROUP = 128;
+
+/// One product of a warpgroup: what the threads that have issued it agree on, then its result.
+struct Product {
+    unsigned columns;
+    bool bf16, transposed, from_registers;
+    uint64_t a, b;
+    unsigned issued, taken;                   // threads
+    std::vector<uint32_t> registers;          // [thread][4]
+    std::vector<float> result;                // [thread][columns / 2], once it has been computed
+};
+
+/// The products of a warpgroup that some thread has not taken yet. Number `first` is at the front.
+struct Warpgroup {
+    uint64_t first = 0;
+    std::deque<Product> products;
 };
 
 /// The fibers that can run. Every fiber is in it at most once, so a ring of the block's size never overflows.
@@ -138,6 +194,8 @@ struct Block : BlockView {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     Barrier barriers[BARRIERS];
+    std::vector<Mbarrier> mbarriers;
+    std::vector<Warpgroup> warpgroups;
     ReadyQueue ready;
     unsigned live = 0;
     Context worker;  // where the last fiber, or a fault, returns to
@@ -163,6 +221,11 @@ struct Block : BlockView {
 
 inline Fiber* current_fiber() { return static_cast<Fiber*>(current); }
 inline Block* current_block() { return static_cast<Block*>(current->block); }
+
+/// Lets loads arrive that nobody waits for yet: true if a fiber can run then.
+bool finish_loads(Block& block);
+/// What fiber `from` has left undone at its end: null if nothing.
+const char* unfinished(const Fiber& fiber);
 
 /// Continues with another fiber; returns when this one is popped from the ready queue again.
 void yield_fiber();

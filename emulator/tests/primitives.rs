@@ -7,15 +7,30 @@ mod cases;
 mod support;
 
 use cases::{Call, Launcher};
-use gatewarp_emulator::Schedule;
+use gatewarp_emulator::{Schedule, TensorMap};
 use std::ffi::c_void;
 use support::{Argument, Buffer, SCHEDULES};
 
 /// The emulator under one schedule, on two workers.
 struct Emulated(Schedule);
 
-/// A parameter struct at the alignment of the strictest one.
-struct Params(Vec<u128>);
+/// A parameter struct at the alignment of the strictest one, a tensor map.
+struct Params(Vec<Line>);
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code, reason = "the kernel reads it")] [u8; 64]);
+
+impl Params {
+    fn new(bytes: &[u8]) -> Self {
+        let lines = bytes.chunks(64).map(|part| {
+            let mut line = [0; 64];
+            line[..part.len()].copy_from_slice(part);
+            Line(line)
+        });
+        Self(lines.collect())
+    }
+}
 
 impl Argument for Params {
     fn pointer(&self) -> *const c_void {
@@ -30,12 +45,17 @@ impl Launcher for Emulated {
 
     fn launch(&self, call: &Call) -> Result<Vec<Vec<u8>>, String> {
         let buffers: Vec<Buffer<u8>> = call.memory.iter().map(|bytes| Buffer::new(bytes)).collect();
-        let mut params = vec![0u128; call.params.len().div_ceil(size_of::<u128>())];
-        bytemuck::cast_slice_mut(&mut params)[..call.params.len()].copy_from_slice(&call.params);
-        let params = Params(params);
+        let mapped = call.tensor.as_ref().map(|tensor| (tensor, Buffer::<u8>::new(&tensor.memory)));
+        let mut bytes = Vec::new();
+        if let Some((tensor, buffer)) = &mapped {
+            let map = TensorMap::new(buffer.address(), tensor.sizes, tensor.strides, tensor.rows)?;
+            bytes.extend(map.bytes());
+        }
+        bytes.extend(&call.params);
+        let params = Params::new(&bytes);
         let mut arguments: Vec<&dyn Argument> =
             buffers.iter().map(|buffer| buffer as &dyn Argument).collect();
-        if !call.params.is_empty() {
+        if !bytes.is_empty() {
             arguments.push(&params);
         }
         let shared = call.shared_bytes as usize;
@@ -71,10 +91,18 @@ macro_rules! tests {
 }
 cases::for_each_case!(tests);
 
+mod asynchronous {
+    use super::cases::asynchronous as cases;
+    use super::support::SCHEDULES;
+    use super::{Emulated, Under};
+
+    cases::for_each_asynchronous_case!(tests);
+}
+
 /// The library launches no block of more than one dimension, so this is no case.
 #[test]
 fn blocks_of_three_dimensions() {
-    let params = Params(vec![3 << 64 | 1 << 40]);
+    let params = Params::new(&[(1u64 << 40).to_le_bytes(), 3u64.to_le_bytes()].concat());
     for schedule in SCHEDULES {
         let out = Buffer::<u64>::poisoned(2 * 3 * 5 * 96);
         let pointers = [out.pointer(), params.pointer()];

@@ -4,6 +4,7 @@
 mod general;
 pub(super) mod inspect;
 mod scratch;
+mod sm90;
 
 use super::plan::Tiles;
 use super::{Backward, Forward, Problem};
@@ -260,7 +261,10 @@ fn is_fast_forward(problem: &Problem<'_>) -> bool {
 }
 
 /// What a forward call would visit.
-pub(super) fn tiles(problem: &Problem<'_>) -> Result<Tiles> {
+pub(super) fn tiles(device: &CudaDevice, problem: &Problem<'_>) -> Result<Tiles> {
+    if let Some(kernel) = sm90::forward_kernel(device, problem) {
+        return problem.tiles_in_sight(sm90::name(problem, kernel), sm90::TILE);
+    }
     let score = problem.score_name();
     if is_fast_forward(problem) {
         let variant = variant(problem);
@@ -289,6 +293,9 @@ pub(super) fn backward_workspace(_: &CudaDevice, problem: &Problem<'_>) -> Resul
 }
 
 pub(super) fn forward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
+    if let Some(kernel) = sm90::forward_kernel(device, problem) {
+        return sm90::forward(device, problem, call, kernel);
+    }
     if !is_fast_forward(problem) {
         return general::forward(device, problem, call);
     }

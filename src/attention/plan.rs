@@ -95,7 +95,7 @@ pub fn attention_plan(
     let tiles = match &q.device().0 {
         Kind::Cpu => super::cpu::tiles(&problem)?,
         #[cfg(feature = "cuda")]
-        Kind::Cuda(_) => super::cuda::tiles(&problem)?,
+        Kind::Cuda(device) => super::cuda::tiles(device, &problem)?,
         #[cfg(feature = "wgpu")]
         Kind::Wgpu(_) => super::wgpu::tiles(&problem)?,
     };

@@ -120,7 +120,18 @@ impl Device {
     /// [`Error::BackendUnavailable`] if the crate was built without the feature `emulator`.
     pub fn cuda_emulated(schedule: Schedule) -> Result<Self> {
         #[cfg(feature = "emulator")]
-        return Ok(Self(Kind::Cuda(cuda::CudaDevice::emulated(schedule)?)));
+        return Ok(Self(Kind::Cuda(cuda::CudaDevice::emulated(schedule, false)?)));
+        #[cfg(not(feature = "emulator"))]
+        Err(not_built(Backend::Cuda, schedule, "emulator"))
+    }
+
+    /// The same of a device of compute capability 9.0, on which tensor loads and products by warpgroups are taken.
+    ///
+    /// # Errors
+    /// As [`Device::cuda_emulated`].
+    pub fn cuda_emulated_sm90(schedule: Schedule) -> Result<Self> {
+        #[cfg(feature = "emulator")]
+        return Ok(Self(Kind::Cuda(cuda::CudaDevice::emulated(schedule, true)?)));
         #[cfg(not(feature = "emulator"))]
         Err(not_built(Backend::Cuda, schedule, "emulator"))
     }
@@ -242,6 +253,49 @@ impl Device {
                 let _ = (grid, params); // unused without the feature `cuda`
                 let (what, limit, got) = ("a CUDA kernel", Backend::Cuda.to_string(), kernel.entry.into());
                 Err(Error::Unsupported { op: OP, backend: self.backend(), what, limit, got })
+            }
+        }
+    }
+
+    /// Whether this device runs kernels for compute capability 9.0.
+    #[doc(hidden)]
+    pub fn has_asynchronous_units(&self) -> bool {
+        match &self.0 {
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(device) => device.has_asynchronous_units(),
+            _ => false,
+        }
+    }
+
+    /// The description of `tensor`'s memory, taken as 16-bit elements, for a kernel's asynchronous loads: elements by dimension
+    /// from the innermost of four, bytes between elements of the outer three, rows of a tile of 64 columns.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] off CUDA; [`Error::Launch`] for what the driver refuses.
+    #[doc(hidden)]
+    pub fn tensor_map(
+        &self,
+        tensor: &Tensor,
+        sizes: [u64; 4],
+        strides: [u64; 3],
+        rows: u32,
+    ) -> Result<[u8; 128]> {
+        match (&self.0, tensor.buffer()) {
+            #[cfg(feature = "cuda")]
+            (Kind::Cuda(device), Buffer::Cuda(buffer)) => {
+                device.tensor_map(buffer.address(), &cuda::tensor_map::Tiled { sizes, strides, rows })
+            }
+            _ => {
+                let _ = (sizes, strides, rows); // unused without the feature `cuda`
+                let (what, limit) = ("a description of a tensor", Backend::Cuda.to_string());
+                let got = self.backend().to_string();
+                Err(Error::Unsupported {
+                    op: "Device::tensor_map",
+                    backend: self.backend(),
+                    what,
+                    limit,
+                    got,
+                })
             }
         }
     }

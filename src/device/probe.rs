@@ -123,7 +123,7 @@ fn wgpu_candidates() -> Vec<Candidate> {
 impl FromStr for Device {
     type Err = Error;
 
-    /// Parses `cpu`, `wgpu[:N]`, `cuda[:N]` or `cuda-emulated[:in-order|:reversed|:SEED]`.
+    /// Parses `cpu`, `wgpu[:N]`, `cuda[:N]` or `cuda-emulated[-sm90][:in-order|:reversed|:SEED]`.
     fn from_str(spec: &str) -> Result<Self> {
         let (kind, rest) = spec.split_once(':').map_or((spec, None), |(kind, rest)| (kind, Some(rest)));
         let unknown = || {
@@ -135,11 +135,18 @@ impl FromStr for Device {
             "cpu" if rest.is_none() => Ok(Self::cpu()),
             "wgpu" => Self::wgpu(index()?),
             "cuda" => Self::cuda(index()?),
-            "cuda-emulated" => Self::cuda_emulated(match rest {
-                None | Some("in-order") => Schedule::InOrder,
-                Some("reversed") => Schedule::Reversed,
-                Some(seed) => Schedule::Random(seed.parse().map_err(|_| unknown())?),
-            }),
+            "cuda-emulated" | "cuda-emulated-sm90" => {
+                let schedule = match rest {
+                    None | Some("in-order") => Schedule::InOrder,
+                    Some("reversed") => Schedule::Reversed,
+                    Some(seed) => Schedule::Random(seed.parse().map_err(|_| unknown())?),
+                };
+                if kind.ends_with("sm90") {
+                    Self::cuda_emulated_sm90(schedule)
+                } else {
+                    Self::cuda_emulated(schedule)
+                }
+            }
             _ => Err(unknown()),
         }
     }

@@ -167,6 +167,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("density/qubit.cuh", include_str!("../../kernels/density/qubit.cuh")),
     ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),
     ("statevec/mass.cuh", include_str!("../../kernels/statevec/mass.cuh")),
+    ("trigonometry.cuh", include_str!("../../kernels/trigonometry.cuh")),
 ];
 
 /// The helpers put in front of every shader.
@@ -207,6 +208,7 @@ pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
         random::CUDA,
         attention::CUDA,
         attention::GENERAL_CUDA,
+        attention::SM90_CUDA,
         task_heads::CUDA,
         multitask::CUDA,
         statevec::CUDA,

@@ -109,6 +109,11 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Kernels that are wrong on purpose, one mistake each: ptxas may say so.
+fn is_broken(name: &str) -> bool {
+    name.strip_prefix("emulator/tests/kernels/").is_some_and(|file| file.starts_with("broken"))
+}
+
 /// One CUDA source.
 struct Source {
     /// Path below the repository's root.
@@ -214,7 +219,8 @@ fn faults_of(name: &str, reports: &Reports) -> Vec<String> {
     let mut faults = Vec::new();
     for (architecture, report) in reports {
         let at = format!("{name} for {architecture}");
-        faults.extend(report.notices.iter().map(|notice| format!("{at}: {notice}")));
+        let notices = report.notices.iter().filter(|_| !is_broken(name));
+        faults.extend(notices.map(|notice| format!("{at}: {notice}")));
         let spilling = report.entries.iter().filter(|usage| usage.spills > 0);
         faults.extend(spilling.map(|usage| format!("{at}: {} spills {} bytes", usage.entry, usage.spills)));
         if report.entries.is_empty() {

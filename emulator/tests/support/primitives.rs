@@ -4,6 +4,8 @@
 //! Compiled into two test programs: the emulator's own, under every schedule, and the library's, which launches through its
 //! CUDA backend, on the emulator and on NVIDIA devices. Where the twins pass and a device does not, a twin is wrong.
 
+#[path = "asynchronous.rs"]
+pub mod asynchronous;
 #[allow(clippy::duplicate_mod, reason = "the library's test has no other")]
 mod random;
 
@@ -30,6 +32,19 @@ pub struct Call {
     /// What the allocations hold before the launch, each a multiple of 4 bytes.
     pub memory: Vec<Vec<u8>>,
     pub params: Vec<u8>,
+    /// A map that stands before `params`, of a tensor which is no argument of its own.
+    pub tensor: Option<Mapped>,
+}
+
+/// A tensor of 16-bit elements for asynchronous loads: `[batch, head, row, column]` from the outermost in, strides in bytes.
+pub struct Mapped {
+    pub memory: Vec<u8>,
+    /// Innermost first.
+    pub sizes: [u64; 4],
+    /// Of rows, heads and samples.
+    pub strides: [u64; 3],
+    /// Of a tile.
+    pub rows: u32,
 }
 
 /// The memory of a call, after it.
@@ -37,7 +52,15 @@ struct Memory(Vec<Vec<u8>>);
 
 impl Call {
     fn new(entry: &'static str, grid: u32, block: u32) -> Self {
-        Self { entry, grid: [grid, 1, 1], block, shared_bytes: 0, memory: Vec::new(), params: Vec::new() }
+        Self {
+            entry,
+            grid: [grid, 1, 1],
+            block,
+            shared_bytes: 0,
+            memory: Vec::new(),
+            params: Vec::new(),
+            tensor: None,
+        }
     }
 
     fn shared_floats(mut self, floats: u32) -> Self {

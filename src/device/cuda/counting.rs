@@ -1,6 +1,7 @@
 //! A driver double that counts calls, for tests of what a graph capture forbids: allocating and waiting.
 
 use super::emulator::EmulatorDriver;
+use super::tensor_map::{TENSOR_MAP, Tiled};
 use super::{CudaDevice, Driver};
 use crate::device::{Schedule, Traffic};
 use crate::error::Result;
@@ -57,7 +58,8 @@ impl CudaDevice {
     /// An emulated device of its own, and the counts of its driver's calls.
     pub(crate) fn counted(schedule: Schedule) -> Result<(Arc<Self>, Arc<Counts>)> {
         let counts = Arc::new(Counts::default());
-        let driver = CountingDriver { inner: EmulatorDriver::new(schedule), counts: Arc::clone(&counts) };
+        let driver =
+            CountingDriver { inner: EmulatorDriver::new(schedule, false), counts: Arc::clone(&counts) };
         Ok((Self::new(Arc::new(driver))?, counts))
     }
 }
@@ -73,6 +75,14 @@ impl Driver for CountingDriver {
 
     fn shared_limit(&self) -> u32 {
         self.inner.shared_limit()
+    }
+
+    fn has_asynchronous_units(&self) -> bool {
+        self.inner.has_asynchronous_units()
+    }
+
+    fn tensor_map(&self, address: u64, tiled: &Tiled) -> Result<[u8; TENSOR_MAP]> {
+        self.inner.tensor_map(address, tiled)
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {

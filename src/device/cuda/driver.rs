@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::compile::{self, Architecture};
+use super::tensor_map::{self, TENSOR_MAP, Tiled};
 use super::{Driver, lock};
 use crate::device::Backend;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use std::ffi::{CString, c_void};
 use std::sync::{Mutex, OnceLock};
 
 /// Names under which cudarc looks for the driver, most common first.
-const LIBRARIES: &[&str] = &["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+pub(super) const LIBRARIES: &[&str] = &["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
 
 /// Every driver function called below. cudarc panics where one is missing, so all are looked up before the first call.
 const SYMBOLS: &[&str] = &[
@@ -312,6 +313,16 @@ impl Driver for NvidiaDriver {
 
     fn shared_limit(&self) -> u32 {
         self.properties.shared_limit
+    }
+
+    fn has_asynchronous_units(&self) -> bool {
+        // The code for 9.0 runs on no other, later ones included.
+        self.properties.capability == (9, 0) && tensor_map::is_available()
+    }
+
+    fn tensor_map(&self, address: u64, tiled: &Tiled) -> Result<[u8; TENSOR_MAP]> {
+        tensor_map::nvidia(address, tiled)
+            .map_err(|code| Error::Launch { kernel: "a description of a tensor".into(), code })
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {

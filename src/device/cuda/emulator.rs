@@ -1,6 +1,7 @@
 //! The emulator as a driver: the same kernels on the CPU, with fault detection and counted memory traffic.
 #![allow(unsafe_code)]
 
+use super::tensor_map::{TENSOR_MAP, Tiled};
 use super::{Driver, lock};
 use crate::device::{Schedule, Traffic};
 use crate::error::{Error, Result};
@@ -13,6 +14,8 @@ use std::sync::{Mutex, OnceLock};
 /// Shared memory of a block on sm_86, sm_89 and sm_120, the least of all we target: a kernel that needs more must not pass
 /// here.
 const SHARED_LIMIT: u32 = 99 << 10;
+/// The same on sm_90.
+const SHARED_LIMIT_SM90: u32 = 227 << 10;
 
 /// Multiprocessors reported: few, so that persistent grids loop even at test sizes.
 const MULTIPROCESSORS: u32 = 3;
@@ -25,15 +28,17 @@ thread_local! {
 /// The emulator under one schedule.
 pub(super) struct EmulatorDriver {
     schedule: Schedule,
+    /// Stands for a device of compute capability 9.0.
+    is_sm90: bool,
     threads: usize,
     /// A failure where it could not be returned.
     deferred: Mutex<Option<Error>>,
 }
 
 impl EmulatorDriver {
-    pub(super) fn new(schedule: Schedule) -> Self {
+    pub(super) fn new(schedule: Schedule, is_sm90: bool) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { schedule, threads, deferred: Mutex::default() }
+        Self { schedule, is_sm90, threads, deferred: Mutex::default() }
     }
 }
 
@@ -65,7 +70,8 @@ fn traffic(counters: emulated::Counters) -> Traffic {
 
 impl Driver for EmulatorDriver {
     fn name(&self) -> String {
-        format!("CUDA emulator, schedule {:?}, {} threads", self.schedule, self.threads)
+        let what = if self.is_sm90 { " of sm_90" } else { "" };
+        format!("CUDA emulator{what}, schedule {:?}, {} threads", self.schedule, self.threads)
     }
 
     fn multiprocessors(&self) -> u32 {
@@ -73,7 +79,17 @@ impl Driver for EmulatorDriver {
     }
 
     fn shared_limit(&self) -> u32 {
-        SHARED_LIMIT
+        if self.is_sm90 { SHARED_LIMIT_SM90 } else { SHARED_LIMIT }
+    }
+
+    fn has_asynchronous_units(&self) -> bool {
+        self.is_sm90
+    }
+
+    fn tensor_map(&self, address: u64, tiled: &Tiled) -> Result<[u8; TENSOR_MAP]> {
+        emulated::TensorMap::new(address, tiled.sizes, tiled.strides, tiled.rows)
+            .map(|map| map.bytes())
+            .map_err(|code| Error::Launch { kernel: "a description of a tensor".into(), code })
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {

@@ -9,6 +9,7 @@ pub(crate) mod counting;
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulator;
+pub(crate) mod tensor_map;
 
 use super::{STATUS_WORDS, Status, Traffic};
 #[cfg(feature = "emulator")]
@@ -19,6 +20,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tensor_map::{TENSOR_MAP, Tiled};
 
 /// Largest grid in x (2³¹ − 1) and in y, z; the same on every NVIDIA device since sm_30.
 const GRID_LIMIT: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
@@ -33,6 +35,10 @@ trait Driver: Send + Sync {
     fn multiprocessors(&self) -> u32;
     /// Largest dynamic shared memory of a block, in bytes.
     fn shared_limit(&self) -> u32;
+    /// Whether it runs the kernels for compute capability 9.0: loads of whole tiles, products by warpgroups.
+    fn has_asynchronous_units(&self) -> bool;
+    /// The description of a tensor for such a load. Waits for nothing and allocates nothing on the device.
+    fn tensor_map(&self, address: u64, tiled: &Tiled) -> Result<[u8; TENSOR_MAP]>;
     /// `bytes > 0` bytes of device memory, contents unspecified, aligned to at least 256.
     fn allocate(&self, bytes: usize) -> Result<u64>;
     /// Releases what `allocate` returned. A failure is reported by the next `synchronize`.
@@ -149,11 +155,13 @@ impl CudaDevice {
         shared(&DEVICES, index, || Self::new(Arc::new(driver::NvidiaDriver::new(index)?)))
     }
 
-    /// The emulator under a schedule; every call returns the same one.
+    /// The emulator under a schedule, of a device with or without what came with compute capability 9.0; every call returns the
+    /// same one.
     #[cfg(feature = "emulator")]
-    pub(crate) fn emulated(schedule: Schedule) -> Result<Arc<Self>> {
-        static DEVICES: Mutex<Option<HashMap<Schedule, Arc<CudaDevice>>>> = Mutex::new(None);
-        shared(&DEVICES, schedule, || Self::new(Arc::new(emulator::EmulatorDriver::new(schedule))))
+    pub(crate) fn emulated(schedule: Schedule, is_sm90: bool) -> Result<Arc<Self>> {
+        static DEVICES: Mutex<Option<HashMap<(Schedule, bool), Arc<CudaDevice>>>> = Mutex::new(None);
+        let make = || Self::new(Arc::new(emulator::EmulatorDriver::new(schedule, is_sm90)));
+        shared(&DEVICES, (schedule, is_sm90), make)
     }
 
     pub(crate) fn name(&self) -> String {
@@ -198,6 +206,19 @@ impl CudaDevice {
         self.driver.multiprocessors()
     }
 
+    /// Whether kernels for compute capability 9.0 run here.
+    pub(crate) fn has_asynchronous_units(&self) -> bool {
+        self.driver.has_asynchronous_units()
+    }
+
+    /// The description of a tensor of 16-bit elements at `address`, for the parameters of such a kernel.
+    ///
+    /// # Errors
+    /// [`Error::Launch`] for what the driver refuses: an address or stride that is not a multiple of 16 bytes, a size of 0.
+    pub(crate) fn tensor_map(&self, address: u64, tiled: &Tiled) -> Result<[u8; TENSOR_MAP]> {
+        self.driver.tensor_map(address, tiled)
+    }
+
     /// Bytes moved by the last launch of the calling thread, on the emulator.
     pub(crate) fn last_launch(&self) -> Option<Traffic> {
         self.driver.last_launch()
@@ -218,17 +239,34 @@ impl CudaDevice {
             .map_err(|code| Error::Launch { kernel: kernel.entry.into(), code })?;
         let _quiet = lock(&self.status_order);
         let mut addresses = pointers.to_vec();
-        // The emulator reads the struct in place, so it must be aligned; 16 bytes is the most a kernel argument needs.
-        let mut aligned = vec![0u128; params.len().div_ceil(size_of::<u128>())];
-        bytemuck::cast_slice_mut(&mut aligned)[..params.len()].copy_from_slice(params);
+        let mut aligned = Lines::new(params);
         let mut arguments: Vec<*mut c_void> =
             addresses.iter_mut().map(|address| std::ptr::from_mut(address).cast()).collect();
         if !params.is_empty() {
-            arguments.push(aligned.as_mut_ptr().cast());
+            arguments.push(aligned.0.as_mut_ptr().cast());
         }
         // SAFETY: one pointer to a live, aligned value per argument of the row. That the device pointers are valid for the
         // kernel is what the operations' validation (shapes, strides, ranges) establishes before it comes here.
         unsafe { self.driver.launch(kernel, grid, &mut arguments) }
+    }
+}
+
+/// A copy of a parameter struct where the emulator can read it in place: 64 bytes, for a description of a tensor, is the most
+/// that a kernel argument asks for.
+struct Lines(Vec<Line>);
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Lines {
+    fn new(bytes: &[u8]) -> Self {
+        let lines = bytes.chunks(64).map(|part| {
+            let mut line = Line([0; 64]);
+            line.0[..part.len()].copy_from_slice(part);
+            line
+        });
+        Self(lines.collect())
     }
 }
 
@@ -329,7 +367,7 @@ mod tests {
     #[cfg(feature = "emulator")]
     #[test]
     fn memory_starts_zeroed_and_holds_what_it_is_given() {
-        let device = CudaDevice::emulated(Schedule::Random(71)).unwrap();
+        let device = CudaDevice::emulated(Schedule::Random(71), false).unwrap();
         let buffer = device.allocate(12).unwrap();
         let mut bytes = [1u8; 12];
         device.download(buffer.address(), &mut bytes).unwrap();
@@ -346,7 +384,7 @@ mod tests {
     #[cfg(feature = "emulator")]
     #[test]
     fn a_status_word_is_reported_once() {
-        let device = CudaDevice::emulated(Schedule::Random(72)).unwrap();
+        let device = CudaDevice::emulated(Schedule::Random(72), false).unwrap();
         let length = device.status() + 4 * Status::Length as u64;
         device.driver.copy_in(length, &1u32.to_le_bytes()).unwrap();
         assert!(matches!(device.synchronize(), Err(Error::DeviceValue { .. })));
@@ -356,7 +394,7 @@ mod tests {
     #[cfg(feature = "emulator")]
     #[test]
     fn a_kernel_that_was_not_built_is_an_error() {
-        let device = CudaDevice::emulated(Schedule::InOrder).unwrap();
+        let device = CudaDevice::emulated(Schedule::InOrder, false).unwrap();
         let refused = device.launch(&ROW, [1, 1, 1], &[0, 0], &[0; 8]);
         assert!(matches!(&refused, Err(Error::Launch { kernel, .. }) if kernel == "probe"), "{refused:?}");
         let refused = device.launch(&ROW, [1, 1, 1], &[0], &[0; 8]);
