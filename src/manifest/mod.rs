@@ -160,6 +160,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("attention/call.cuh", include_str!("../../kernels/attention/call.cuh")),
     ("attention/compare.cuh", include_str!("../../kernels/attention/compare.cuh")),
     ("attention/differentiate.cuh", include_str!("../../kernels/attention/differentiate.cuh")),
+    ("attention/fragments.cuh", include_str!("../../kernels/attention/fragments.cuh")),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
     ("statevec/registers.cuh", include_str!("../../kernels/statevec/registers.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
