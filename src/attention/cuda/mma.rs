@@ -18,8 +18,7 @@ const CHUNK: usize = 8;
 /// `bit` if every row of `view` starts at a multiple of 16 bytes.
 fn row_bit(bit: u32, view: &TensorRef<'_>) -> u32 {
     let layout = view.layout();
-    let aligned =
-        address(view).is_multiple_of(16) && (0..3).all(|i| layout.step(i).is_multiple_of(CHUNK));
+    let aligned = address(view).is_multiple_of(16) && (0..3).all(|i| layout.step(i).is_multiple_of(CHUNK));
     if aligned { bit } else { 0 }
 }
 
