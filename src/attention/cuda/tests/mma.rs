@@ -90,7 +90,7 @@ fn every_option_in_every_variant() {
         ("mask of keys", |c, _| c.masked([true, false, false, true], 1402)),
         ("bias", |c, dtype| c.biased([true, true, true, true], dtype, 1403)),
         ("slopes", |c, _| c.with(|c| c.alibi = Some(vec![0.5, 0.25, 0.125, 0.0625]))),
-        ("sinks", |c, _| c.with(|c| c.sinks = Some(vec![0.5, f64::NEG_INFINITY, 2.0, 30.0]))),
+        ("sinks", |c, _| c.with(|c| c.sinks = Some(vec![0.5, f64::NEG_INFINITY, 2.0, 4.0]))),
         ("dropout", |c, _| c.with(|c| (c.dropout, c.causal) = (Some((0.3, 0x1234_5678_9abc, 7)), true))),
         ("heads", |c, _| {
             c.with(|c| {
@@ -166,7 +166,7 @@ fn what_is_not_finite_stays_behind_every_mask() {
                 "bias" => clean.biased([false, true, true, true], dtype, seed),
                 "length" | "packed" => clean.lengths(&[40, 40], &[36, 70]).with(|c| c.causal = true),
                 "dropout" => clean.with(|c| c.dropout = Some((0.5, 3, 4))),
-                _ => clean.lengths(&[40, 40], &[36, 60]),
+                _ => clean.lengths(&[40, 40], &[30, 60]),
             };
             let stored = if hiding == "packed" { Stored::Packed } else { Stored::Dense };
             let poison = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][(n + m) % 3];
@@ -185,6 +185,9 @@ fn what_is_not_finite_stays_behind_every_mask() {
                     &format!("{hiding} {dims:?} value {key}"),
                     true,
                 );
+                if hiding == "dropout" {
+                    continue; // every row sees the key, and drops its value
+                }
                 let mut call = clean.clone();
                 for b in 0..2 {
                     let at = (b * 70 + key) * dims[0];
