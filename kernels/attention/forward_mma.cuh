@@ -253,6 +253,10 @@ GW_DEVICE void repair_row(const Pair& pair, void* o, int query, float shift, flo
                 if (lane + 32 * x < c.value_dim)
                     sum[x] = gw::fma(of_key, load_number(pair.values.base, v_row + 32 * x, c.type, 0.0f), sum[x]);
         }
+        bool open = false;
+#pragma unroll
+        for (int x = 0; x < S::D / 32; ++x) open |= lane + 32 * x < c.value_dim && !gw::is_nan(sum[x]);
+        if (gw::ballot(open) == 0) break;  // the row sees NaN: no key changes that
     }
     const i64 out = row_at(c, pair.out, query) + lane;
 #pragma unroll
