@@ -98,7 +98,8 @@ struct Panels {
     template <bool TURNED>
     GW_DEVICE void load(u32 (&out)[4], int row, int column, int lane) const {
         const int block = column / PANEL * (ROWS * PANEL) + row * PANEL;
-        gw::ldmatrix_x4<TURNED>(out, base.slice(block + (lane ^ column % PANEL), 8));
+        // Two steps: the lane's four addresses are found once, and blocks are constants added to them.
+        gw::ldmatrix_x4<TURNED>(out, base.slice(lane ^ column % PANEL).slice(block, 8));
     }
 };
 
