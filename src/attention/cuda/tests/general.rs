@@ -10,7 +10,7 @@ use crate::tensor::{Layout, Tensor};
 use half::{bf16, f16};
 
 /// A case's shape in short.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub(super) heads: [usize; 3],
     pub(super) lens: [usize; 2],

@@ -328,3 +328,51 @@ fn weights_sum_to_one() {
         assert!(worst <= ulp && rounded(dtype, 1.0) == 1.0, "{dtype}: {worst}");
     }
 }
+
+/// Any mixture of sizes, layouts and options.
+#[test]
+fn any_mixture() {
+    let cases = std::env::var("GATEWARP_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(256);
+    for n in 0..cases {
+        let draws = wide(20_000 + n, 24, 1.0);
+        let below =
+            |at: usize, count: usize| (((draws[at] + 1.0) / 2.0 * count as f64) as usize).min(count - 1);
+        let chance = |at: usize| below(at, 4) == 0;
+        let (kv_heads, group) = (1 + below(0, 2), 1 + below(1, 3));
+        let dim = |at: usize| {
+            [1 + below(at, 64), 64, 1 + below(at, 128), 128, 1 + below(at, 256)][below(at + 1, 5)]
+        };
+        let shape = shape(
+            [1 + below(2, 2), kv_heads * group, kv_heads],
+            [below(3, 71), below(4, 141)],
+            [dim(5), dim(7)],
+        );
+        let dtype = TYPES[below(9, 2)];
+        let (batch, heads, [q_len, kv_len]) = (shape.heads[0], shape.heads[1], shape.lens);
+        let per_head = |seed: u64, reach: f64| {
+            wide(seed, heads, reach).into_iter().map(|x| f64::from(x as f32)).collect()
+        };
+        let mut call = forward(shape, dtype, 21_000 + n);
+        if q_len > 0 && kv_len > 0 {
+            let lens =
+                |at: usize, most: usize| (0..batch).map(|b| below(at + b, most + 1)).collect::<Vec<_>>();
+            call = call.lengths(&vec![q_len; batch], &lens(10, kv_len));
+        }
+        if chance(12) {
+            call = call.masked([chance(13), true, true, true], 22_000 + n);
+        }
+        if chance(14) {
+            call = call.biased([true, chance(15), true, true], dtype, 23_000 + n);
+        }
+        call.causal = below(16, 2) == 0;
+        call.window = chance(17).then(|| [below(18, 40) as i64, below(19, 40) as i64]);
+        call.softcap = chance(20).then_some(2.5);
+        call.alibi = chance(21).then(|| per_head(24_000 + n, 0.05));
+        call.sinks = chance(22).then(|| per_head(25_000 + n, 1.0));
+        call.dropout = chance(23).then_some((0.25, n, 3));
+        let stored =
+            [Stored::Dense, Stored::HeadsInside, Stored::Paged][below(13, if kv_len == 0 { 2 } else { 3 })];
+        println!("case {n}: {shape:?} {dtype} {stored:?}");
+        check_on(&[SCHEDULES[n as usize % 3]], &call, dtype, stored);
+    }
+}
