@@ -154,9 +154,9 @@ twin! {
 twin! {
     /// A head's output for every task.
     SPREAD = "task_heads_spread_f32" in "spread", block 256,
-    pointers &["o", "gates", "used", "y"],
-    bindings &[("o", Read), ("gates", Read), ("used", Read), ("y", ReadWrite)],
-    params (7, 6), shared (0, 0)
+    pointers &["o", "gates", "used", "lse", "y"],
+    bindings &[("o", Read), ("gates", Read), ("used", Read), ("lse", Read), ("y", ReadWrite)],
+    params (10, 6), shared (0, 0)
 }
 
 twin! {

@@ -121,7 +121,8 @@ impl Steps for CpuSteps {
         let has_tasks = matches!(&delta.sum, RowSum::Products(a, _) if a.shape().len() == 5);
         let sum = |b: usize, task: usize, h: usize| match &delta.sum {
             RowSum::Products(x, y) => {
-                let x_row = |row| if has_tasks { row_of(x, &[b, task, h, row]) } else { row_of(x, &[b, h, row]) };
+                let x_row =
+                    |row| if has_tasks { row_of(x, &[b, task, h, row]) } else { row_of(x, &[b, h, row]) };
                 (0..rows).map(|row| f64::from(dot(x_row(row), row_of(y, &[b, h, row])))).sum::<f64>()
             }
             // Contiguous: it is our own workspace.
@@ -363,12 +364,26 @@ fn not_cpu(dtype: DType) -> Error {
 #[allow(unsafe_code)]
 pub(super) fn row_of<'a>(view: &TensorRef<'a>, index: &[usize]) -> &'a [f32] {
     let layout = view.layout();
-    let is_inside = index.len() + 1 == layout.shape().len() && index.iter().zip(layout.shape()).all(|(i, n)| i < n);
+    let is_inside =
+        index.len() + 1 == layout.shape().len() && index.iter().zip(layout.shape()).all(|(i, n)| i < n);
     assert!(is_inside, "row {index:?} of {:?}", layout.shape());
     let Some(base) = view.cpu_ptr::<f32>() else { return &[] };
     let at: usize = index.iter().enumerate().map(|(i, &at)| at * layout.step(i)).sum();
     // SAFETY: the indices are below the shape, and the last dimension is contiguous.
     unsafe { std::slice::from_raw_parts(base.add(at), layout.shape()[index.len()]) }
+}
+
+/// One element of a validated f32 tensor on the CPU, of any strides.
+#[allow(unsafe_code)]
+pub(super) fn element_of<'a>(view: &TensorRef<'a>, index: &[usize]) -> &'a f32 {
+    let layout = view.layout();
+    let is_inside =
+        index.len() == layout.shape().len() && index.iter().zip(layout.shape()).all(|(i, n)| i < n);
+    assert!(is_inside, "element {index:?} of {:?}", layout.shape());
+    let Some(base) = view.cpu_ptr::<f32>() else { return &f32::NAN };
+    let at: usize = index.iter().enumerate().map(|(i, &at)| at * layout.step(i)).sum();
+    // SAFETY: the indices are below the shape, which construction of the view has checked against its memory.
+    unsafe { &*base.add(at) }
 }
 
 /// Rows of an f32 tensor `[…, rows, columns]` that threads write, those of one index of the other dimensions by one thread.

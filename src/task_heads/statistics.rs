@@ -100,7 +100,11 @@ pub(super) fn of_tasks(
 }
 
 impl Counted<'_> {
-    fn statistics(&self, op: &'static str, [gates, probabilities]: [&TensorRef<'_>; 2]) -> Result<GateStatistics> {
+    fn statistics(
+        &self,
+        op: &'static str,
+        [gates, probabilities]: [&TensorRef<'_>; 2],
+    ) -> Result<GateStatistics> {
         let make = |dtype, shape: &[usize]| Tensor::zeros(&self.device, dtype, shape);
         let per_head = [self.tasks, self.heads];
         let mut out = GateStatistics {

@@ -103,7 +103,11 @@ impl Delta<'_> {
     pub(super) fn a_steps(&self) -> [usize; 4] {
         let (RowSum::Products(a, _) | RowSum::Rows(a)) = &self.sum;
         let step = |i: usize| a.layout().step(i);
-        if a.shape().len() == 5 { [step(0), step(1), step(2), step(3)] } else { [step(0), 0, step(1), step(2)] }
+        if a.shape().len() == 5 {
+            [step(0), step(1), step(2), step(3)]
+        } else {
+            [step(0), 0, step(1), step(2)]
+        }
     }
 }
 

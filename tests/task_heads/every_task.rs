@@ -71,8 +71,7 @@ impl Asked {
         let one = |task: usize| {
             let ids = if case.tasks.is_some() { vec![task as i64; batch] } else { Vec::new() };
             let mut data = case.data_of(ids);
-            let mut random =
-                Random::new(case.attention.seed, GateStream::EveryTask as u64 + 2 * task as u64);
+            let mut random = Random::new(case.attention.seed, GateStream::EveryTask as u64 + 2 * task as u64);
             data.attention.grad_o = random.values(data.attention.grad_o.len(), 1.0);
             if case.tasks.is_none() {
                 // Some are 0, so that some heads are used by some tasks, and some by none.
@@ -172,7 +171,8 @@ impl EveryLaunch {
         let a = &self.case.attention;
         let (b, t, h) = (a.batch, self.tasks, self.case.heads());
         let mut random = Random::new(a.seed ^ 0x5eed, 2);
-        let mut strided = |shape: &[usize], inner| Guarded::new(device, random_layout(shape, inner, &mut random));
+        let mut strided =
+            |shape: &[usize], inner| Guarded::new(device, random_layout(shape, inner, &mut random));
         let (y, o) = (
             strided(&[b, t, h, a.q_len, a.value_dim], Inner::Contiguous),
             strided(&[b, h, a.q_len, a.value_dim], Inner::Contiguous),
@@ -219,7 +219,9 @@ impl EveryLaunch {
         task_heads_forward_every_task_into(&q, &k, &v, &options, views).map_err(say)?;
         device.synchronize().map_err(say)?;
         let inputs = [("values", Some(&self.values)), ("x", self.x.as_ref()), ("bias", self.bias.as_ref())];
-        inputs.iter().try_for_each(|(name, input)| input.map_or(Ok(()), |input| input.check_untouched(name)))?;
+        inputs
+            .iter()
+            .try_for_each(|(name, input)| input.map_or(Ok(()), |input| input.check_untouched(name)))?;
         let [order, kv_order, counts, active] = &memory.lists;
         let words = |list: &Tensor| list.to_vec::<u32>().map_err(say);
         Ok(EveryRun {
@@ -272,7 +274,8 @@ impl EveryRun {
 }
 
 fn read_gradients(out: TaskHeadsGradients) -> Result<EveryGradients, String> {
-    let read = |tensor: Option<Tensor>| tensor.map_or(Ok(Vec::new()), |tensor| tensor.to_vec::<f32>().map_err(say));
+    let read =
+        |tensor: Option<Tensor>| tensor.map_or(Ok(Vec::new()), |tensor| tensor.to_vec::<f32>().map_err(say));
     let (dx, dweights, dbias) = match out.dynamic {
         Some(d) => (Some(d.dx), Some(d.dweights), d.dbias),
         None => (None, None, None),
@@ -294,7 +297,11 @@ pub fn every_task_is_separate_calls(device: &TestDevice) -> Result<(), String> {
         let (apart, every) = (asked.apart(handle)?, asked.on(handle));
         let run = every.forward(handle)?;
         same_bits("gates", &run.gates, &asked.interleave(|t| apart[t].gates.clone()))?;
-        same_bits("probabilities", &run.probabilities, &asked.interleave(|t| apart[t].probabilities.clone()))?;
+        same_bits(
+            "probabilities",
+            &run.probabilities,
+            &asked.interleave(|t| apart[t].probabilities.clone()),
+        )?;
         if let Some(z) = &run.z {
             same_bits("z", z, &asked.interleave(|t| apart[t].z.clone().unwrap_or_default()))?;
         }
@@ -333,38 +340,49 @@ fn sum(parts: impl Iterator<Item = Vec<f64>>) -> Vec<f64> {
 }
 
 pub fn every_task_gradients_are_the_sums(device: &TestDevice) -> Result<(), String> {
-    check("every_task_gradients_are_the_sums", device, CASES, &noisy(gated(non_empty_case())), |handle, case| {
-        let asked = Asked::new(case);
-        let every = asked.on(handle);
-        let got = every.backward(&every.forward(handle)?)?;
-        let want: Vec<_> =
-            asked.per_task.iter().map(|data| want::backward(case, data, &want::forward(case, data))).collect();
-        let total = |of: fn(&want::WantBackward) -> &Vec<f64>| sum(want.iter().map(|w| of(w).clone()));
-        // Each task's own bound, for its share of the one sum.
-        close("dq", &got[0], &total(|w| &w.gradients.dq), &total(|w| &w.dq_tolerance))?;
-        close("dk", &got[1], &total(|w| &w.gradients.dk), &total(|w| &w.dk_tolerance))?;
-        close("dv", &got[2], &total(|w| &w.gradients.dv), &total(|w| &w.dv_tolerance))?;
-        if has_no_gradient(case.activation) {
-            return Ok(());
-        }
-        if case.features.is_some() {
-            for (i, name) in ["dx", "dweights", "dbias"].iter().enumerate() {
-                let part = |w: &want::WantBackward| w.dynamic.clone().map(|parts| parts[i].clone()).unwrap_or_default();
-                let (wanted, allowed) =
-                    (sum(want.iter().map(|w| part(w).0)), sum(want.iter().map(|w| part(w).1)));
-                close(name, &got[4 + i], &wanted, &allowed)?;
+    check(
+        "every_task_gradients_are_the_sums",
+        device,
+        CASES,
+        &noisy(gated(non_empty_case())),
+        |handle, case| {
+            let asked = Asked::new(case);
+            let every = asked.on(handle);
+            let got = every.backward(&every.forward(handle)?)?;
+            let want: Vec<_> = asked
+                .per_task
+                .iter()
+                .map(|data| want::backward(case, data, &want::forward(case, data)))
+                .collect();
+            let total = |of: fn(&want::WantBackward) -> &Vec<f64>| sum(want.iter().map(|w| of(w).clone()));
+            // Each task's own bound, for its share of the one sum.
+            close("dq", &got[0], &total(|w| &w.gradients.dq), &total(|w| &w.dq_tolerance))?;
+            close("dk", &got[1], &total(|w| &w.gradients.dk), &total(|w| &w.dk_tolerance))?;
+            close("dv", &got[2], &total(|w| &w.gradients.dv), &total(|w| &w.dv_tolerance))?;
+            if has_no_gradient(case.activation) {
+                return Ok(());
             }
-            return Ok(());
-        }
-        let (wanted, allowed) = match case.tasks {
-            Some(_) => (total(|w| &w.dgate), total(|w| &w.dgate_tolerance)),
-            None => (
-                asked.interleave(|t| want[t].dgate.clone()),
-                asked.interleave(|t| want[t].dgate_tolerance.clone()),
-            ),
-        };
-        close("dgate", &got[3], &wanted, &allowed).map(drop)
-    })
+            if case.features.is_some() {
+                for (i, name) in ["dx", "dweights", "dbias"].iter().enumerate() {
+                    let part = |w: &want::WantBackward| {
+                        w.dynamic.clone().map(|parts| parts[i].clone()).unwrap_or_default()
+                    };
+                    let (wanted, allowed) =
+                        (sum(want.iter().map(|w| part(w).0)), sum(want.iter().map(|w| part(w).1)));
+                    close(name, &got[4 + i], &wanted, &allowed)?;
+                }
+                return Ok(());
+            }
+            let (wanted, allowed) = match case.tasks {
+                Some(_) => (total(|w| &w.dgate), total(|w| &w.dgate_tolerance)),
+                None => (
+                    asked.interleave(|t| want[t].dgate.clone()),
+                    asked.interleave(|t| want[t].dgate_tolerance.clone()),
+                ),
+            };
+            close("dgate", &got[3], &wanted, &allowed).map(drop)
+        },
+    )
 }
 
 pub fn every_task_gradients_are_central_differences(device: &TestDevice) -> Result<(), String> {
@@ -376,7 +394,8 @@ pub fn every_task_gradients_are_central_differences(device: &TestDevice) -> Resu
         let every = asked.on(handle);
         // Where heads tie, top-k and top-p jump.
         let ties = |z: Vec<f64>| (0..z.len()).any(|h| z[..h].contains(&z[h]));
-        let samples = || asked.per_task.iter().flat_map(|data| (0..case.attention.batch).filter_map(|b| data.z(b)));
+        let samples =
+            || asked.per_task.iter().flat_map(|data| (0..case.attention.batch).filter_map(|b| data.z(b)));
         if samples().any(ties) {
             return Ok(());
         }
@@ -408,29 +427,36 @@ pub fn every_task_gradients_are_central_differences(device: &TestDevice) -> Resu
 }
 
 pub fn every_task_statistics_are_those_of_each(device: &TestDevice) -> Result<(), String> {
-    check("every_task_statistics_are_those_of_each", device, CASES, &gated(non_empty_case()), |handle, case| {
-        let asked = Asked::new(case);
-        let run = asked.on(handle).forward(handle)?;
-        let all = every_task_statistics(&run.saved(), case.activation).map_err(say)?;
-        let heads = case.heads();
-        for (task, data) in asked.per_task.iter().enumerate() {
-            let launch = Launch::new(handle, case, data);
-            let [q, k, v] = launch.inputs().map(|input| input.view());
-            let alone = gatewarp::task_heads::task_heads_forward(&q, &k, &v, &launch.options()).map_err(say)?;
-            let alone = gate_statistics(&alone.saved(), None, case.activation).map_err(say)?;
-            let counts: Vec<u32> = all.counts.to_vec().map_err(say)?;
-            if counts[task] as usize != case.attention.batch {
-                return Err(format!("{counts:?} samples of {} each", case.attention.batch));
+    check(
+        "every_task_statistics_are_those_of_each",
+        device,
+        CASES,
+        &gated(non_empty_case()),
+        |handle, case| {
+            let asked = Asked::new(case);
+            let run = asked.on(handle).forward(handle)?;
+            let all = every_task_statistics(&run.saved(), case.activation).map_err(say)?;
+            let heads = case.heads();
+            for (task, data) in asked.per_task.iter().enumerate() {
+                let launch = Launch::new(handle, case, data);
+                let [q, k, v] = launch.inputs().map(|input| input.view());
+                let alone =
+                    gatewarp::task_heads::task_heads_forward(&q, &k, &v, &launch.options()).map_err(say)?;
+                let alone = gate_statistics(&alone.saved(), None, case.activation).map_err(say)?;
+                let counts: Vec<u32> = all.counts.to_vec().map_err(say)?;
+                if counts[task] as usize != case.attention.batch {
+                    return Err(format!("{counts:?} samples of {} each", case.attention.batch));
+                }
+                for (name, got, want, width) in [
+                    ("selected", &all.selected, &alone.selected, heads),
+                    ("probability", &all.probability, &alone.probability, heads),
+                    ("summary", &all.summary, &alone.summary, 3),
+                ] {
+                    let got: Vec<f32> = got.to_vec().map_err(say)?;
+                    same_bits(name, &got[task * width..][..width], &want.to_vec().map_err(say)?)?;
+                }
             }
-            for (name, got, want, width) in [
-                ("selected", &all.selected, &alone.selected, heads),
-                ("probability", &all.probability, &alone.probability, heads),
-                ("summary", &all.summary, &alone.summary, 3),
-            ] {
-                let got: Vec<f32> = got.to_vec().map_err(say)?;
-                same_bits(name, &got[task * width..][..width], &want.to_vec().map_err(say)?)?;
-            }
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }

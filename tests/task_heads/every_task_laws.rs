@@ -15,7 +15,7 @@ use gatewarp::task_heads::{
 use gatewarp::{Device, Error, Layout, Tensor, TensorMut};
 use proptest::prelude::*;
 
-fn say(error: gatewarp::Error) -> String {
+fn say(error: Error) -> String {
     error.to_string()
 }
 
@@ -80,7 +80,8 @@ type Sizes = (usize, usize, usize, usize, usize, usize, usize);
 fn bytes_read(device: &Device, sizes: Sizes, gates: &[f32]) -> Result<Option<[u64; 4]>, String> {
     let (batch, tasks, kv_heads, group, q_len, kv_len, dim) = sizes;
     let heads = kv_heads * group;
-    let wave = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|i| (i as f32 * step).sin()).collect() };
+    let wave =
+        |count: usize, step: f32| -> Vec<f32> { (0..count).map(|i| (i as f32 * step).sin()).collect() };
     let make = |step: f32, shape: &[usize]| tensor(device, &wave(shape.iter().product(), step), shape);
     let q = make(0.3, &[batch, heads, q_len, dim]);
     let (k, v) = (make(0.7, &[batch, kv_heads, kv_len, dim]), make(0.9, &[batch, kv_heads, kv_len, dim]));
@@ -187,7 +188,8 @@ pub fn permuting_tasks_permutes_outputs(device: &TestDevice) -> Result<(), Strin
         same_bits("lse", &second.lse, &first.lse)?;
         let size = first.y.len() / (case.attention.batch * tasks);
         for (b, t) in (0..case.attention.batch).flat_map(|b| (0..tasks).map(move |t| (b, t))) {
-            let (got, want) = (&second.y[(b * tasks + t) * size..], &first.y[(b * tasks + order[t]) * size..]);
+            let (got, want) =
+                (&second.y[(b * tasks + t) * size..], &first.y[(b * tasks + order[t]) * size..]);
             same_bits("y", &got[..size], &want[..size])?;
         }
         Ok(())
@@ -276,7 +278,9 @@ pub fn bad_every_task_arguments_are_refused(device: &TestDevice) -> Result<(), S
         task_heads_forward_every_task(&x.view(), &x.view(), &x.view(), options)
     };
     let refused = |what: &str, wanted: &str, got: gatewarp::Result<()>| match got {
-        Err(Error::InvalidArgument { arg, .. } | Error::Shape { arg, .. } | Error::DType { arg, .. }) if arg == wanted => {
+        Err(Error::InvalidArgument { arg, .. } | Error::Shape { arg, .. } | Error::DType { arg, .. })
+            if arg == wanted =>
+        {
             Ok(())
         }
         other => Err(format!("{what}: expected an error about `{wanted}`, got {other:?}")),
@@ -288,8 +292,9 @@ pub fn bad_every_task_arguments_are_refused(device: &TestDevice) -> Result<(), S
     refused("rank", "values", run(&provided(view(&[2, 2], &[2, 1]))).map(drop))?;
     let logits = EveryTaskGate::Static { logits: view(&[3, 3], &[3, 1]) };
     refused("logits", "logits", run(&EveryTaskOptions::new(logits, Activation::Sigmoid)).map(drop))?;
-    let linear =
-        |x, weights| EveryTaskOptions::new(EveryTaskGate::Dynamic { x, weights, bias: None }, Activation::Sigmoid);
+    let linear = |x, weights| {
+        EveryTaskOptions::new(EveryTaskGate::Dynamic { x, weights, bias: None }, Activation::Sigmoid)
+    };
     let weights = view(&[3, 2, 2], &[4, 2, 1]);
     refused("x", "x", run(&linear(view(&[2, 3], &[3, 1]), weights.clone())).map(drop))?;
     refused("balance", "balance", {

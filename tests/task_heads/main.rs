@@ -56,7 +56,10 @@ static TESTS: &[Test] = &[
     Test::new("what_no_task_uses_may_hold_anything", every_task_laws::what_no_task_uses_may_hold_anything),
     Test::new("a_head_is_read_once_for_all_tasks", every_task_laws::a_head_is_read_once_for_all_tasks),
     Test::new("permuting_tasks_permutes_outputs", every_task_laws::permuting_tasks_permutes_outputs),
-    Test::new("every_task_bits_are_the_same_every_time", every_task_laws::every_task_bits_are_the_same_every_time),
+    Test::new(
+        "every_task_bits_are_the_same_every_time",
+        every_task_laws::every_task_bits_are_the_same_every_time,
+    ),
     Test::new("no_task_at_all", every_task_laws::no_task_at_all),
     Test::new("bad_every_task_arguments_are_refused", every_task_laws::bad_every_task_arguments_are_refused),
     Test::new("bad_host_ids_are_refused", refusals::bad_host_ids_are_refused),

@@ -3,7 +3,7 @@
 use super::EveryTaskSaved;
 use crate::error::{Error, Result};
 use crate::host::{elements, elements_mut};
-use crate::task_heads::cpu::{PARALLEL_ELEMENTS, RowsMut, row_of};
+use crate::task_heads::cpu::{PARALLEL_ELEMENTS, RowsMut, element_of, row_of};
 use crate::tensor::{TensorMut, TensorRef};
 use rayon::prelude::*;
 
@@ -15,13 +15,19 @@ pub(super) fn used(gates: &TensorRef<'_>, used: &mut TensorMut<'_>) -> Result<()
         let own = (0..tasks).map(|task| gates[(sample * tasks + task) * heads + head]);
         let is_nan = own.clone().any(f32::is_nan);
         let is_active = own.clone().any(|gate| gate != 0.0 && !gate.is_nan());
-        *used = if is_active { 1.0 } else if is_nan { f32::NAN } else { 0.0 };
+        *used = if is_active {
+            1.0
+        } else if is_nan {
+            f32::NAN
+        } else {
+            0.0
+        };
     }
     Ok(())
 }
 
 pub(super) fn spread(
-    o: &TensorRef<'_>,
+    [o, lse]: [&TensorRef<'_>; 2],
     gates: &TensorRef<'_>,
     y: &mut TensorMut<'_>,
     zeroed: bool,
@@ -29,22 +35,28 @@ pub(super) fn spread(
     let &[_, tasks, heads, rows, columns] = y.as_ref().shape() else { return Ok(()) };
     let gates = elements::<f32>(gates)?;
     let y = RowsMut::new(y)?;
-    gates.par_iter().with_min_len(PARALLEL_ELEMENTS.div_ceil(rows * columns)).enumerate().for_each(|(at, &gate)| {
-        let (sample, task, head) = (at / heads / tasks, at / heads % tasks, at % heads);
-        let place = [sample, task, head];
-        if gate == 0.0 || gate.is_nan() {
-            // Without a look at o, which may not have been computed.
-            if !zeroed || gate.is_nan() {
-                y.each_row(&place, |_, to| to.fill(if gate.is_nan() { f32::NAN } else { 0.0 }));
+    gates.par_iter().with_min_len(PARALLEL_ELEMENTS.div_ceil(rows * columns)).enumerate().for_each(
+        |(at, &gate)| {
+            let (sample, task, head) = (at / heads / tasks, at / heads % tasks, at % heads);
+            let place = [sample, task, head];
+            if gate == 0.0 || gate.is_nan() {
+                // Without a look at o, which may not have been computed.
+                if !zeroed || gate.is_nan() {
+                    y.each_row(&place, |_, to| to.fill(if gate.is_nan() { f32::NAN } else { 0.0 }));
+                }
+                return;
             }
-            return;
-        }
-        y.each_row(&place, |row, to| {
-            for (to, o) in to.iter_mut().zip(row_of(o, &[sample, head, row])) {
-                *to = o * gate;
-            }
-        });
-    });
+            y.each_row(&place, |row, to| {
+                // As attention scales a row without keys: 0, whatever the gate's sign.
+                if *element_of(lse, &[sample, head, row]) == f32::NEG_INFINITY {
+                    return to.fill(0.0);
+                }
+                for (to, o) in to.iter_mut().zip(row_of(o, &[sample, head, row])) {
+                    *to = o * gate;
+                }
+            });
+        },
+    );
     Ok(())
 }
 

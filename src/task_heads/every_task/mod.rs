@@ -185,7 +185,8 @@ impl EveryTaskOutput {
 /// Attention asked for every task: `y[b,t,h,s,:] = g[b,t,h] · o[b,h,s,:]`, with the o of a head computed once for all tasks.
 ///
 /// Inputs as in [`task_heads_forward`](super::task_heads_forward), but a sample has no task: it gets an output for each. What task t
-/// gets is what a separate call for a batch of samples of task t returns, bit for bit, at the cost of one attention over the heads
+/// gets is what a separate call for a batch of samples of task t returns, bit for bit (where a row sees nothing but a sink, up to the
+/// sign of its zeros), at the cost of one attention over the heads
 /// that some task uses, and a write of y. Heads that none uses are not read. Attention over the task axis is
 /// [`attention_forward`](crate::attention::attention_forward) of y under other strides; to
 /// [`task_heads_project`](super::task_heads_project) y and the gates are a batch of `batch · tasks` samples.

@@ -34,6 +34,14 @@ impl<'a> EveryTask<'a> {
             return Err(Error::argument(op, "attention.heads", "is what the gates decide; it must be None"));
         }
         let inner = attention::Problem::new(op, q, k, v, &options.attention)?;
+        validate::tensor(op, "q", q, DType::F32, q.device())?;
+        if inner.is_packed() {
+            return Err(Error::argument(
+                op,
+                "attention.sequences",
+                "are packed, which a pass over every task does not take",
+            ));
+        }
         let sizes = Sizes { batch: inner.batch, heads: inner.q_heads, kv_heads: inner.kv_heads };
         check_activation(op, options.activation, sizes.heads)?;
         let device = q.device();

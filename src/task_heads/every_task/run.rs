@@ -85,7 +85,7 @@ pub(super) fn forward(problem: &EveryTask<'_>, out: &mut EveryTaskViews<'_>, fre
     let layout = one_column(out.lse.as_ref().layout())?;
     steps.fill(sizes, &fill, &mut out.lse.reborrow().with_layout(layout)?)?;
 
-    share::spread(problem, out.o.as_ref(), gates, used, &mut out.y, fresh)
+    share::spread(problem, [out.o.as_ref(), out.lse.as_ref()], gates, used, &mut out.y, fresh)
 }
 
 pub(super) fn backward(
@@ -115,10 +115,10 @@ fn attention_gradients(
 ) -> Result<()> {
     let (device, steps) = (problem.device(), steps(problem.device()));
     let (q, k, v) = (&problem.gates.q, &problem.gates.k, &problem.gates.v);
-    let make = |wanted: bool, shape: &[usize]| {
-        wanted.then(|| Tensor::zeros(device, DType::F32, shape)).transpose()
-    };
-    (out.dq, out.dk, out.dv) = (make(want.dq, q.shape())?, make(want.dk, k.shape())?, make(want.dv, v.shape())?);
+    let make =
+        |wanted: bool, shape: &[usize]| wanted.then(|| Tensor::zeros(device, DType::F32, shape)).transpose();
+    (out.dq, out.dk, out.dv) =
+        (make(want.dq, q.shape())?, make(want.dk, k.shape())?, make(want.dv, v.shape())?);
     let mut grad_o = Tensor::zeros(device, DType::F32, &problem.o_shape())?;
     share::gather(problem, saved, grad_y, &mut grad_o.view_mut())?;
 
@@ -130,12 +130,8 @@ fn attention_gradients(
         row_scale: repeat_over_rows(&saved.used, &problem.lse_shape())?,
     };
     let options = AttentionOptions { heads: Some(heads), ..problem.gates.attention.clone() };
-    let from_forward = AttentionSaved {
-        o: saved.o.clone(),
-        lse: saved.lse.clone(),
-        grad_o: grad_o.view(),
-        grad_lse: None,
-    };
+    let from_forward =
+        AttentionSaved { o: saved.o.clone(), lse: saved.lse.clone(), grad_o: grad_o.view(), grad_lse: None };
     let views = AttentionGradientViews {
         dq: out.dq.as_mut().map(Tensor::view_mut),
         dk: out.dk.as_mut().map(Tensor::view_mut),
@@ -223,7 +219,12 @@ pub(super) fn statistics(saved: &EveryTaskSaved<'_>, activation: Activation) -> 
         validate::tensor(OP, arg, tensor, DType::F32, device)?;
         validate::contiguous(OP, arg, tensor)?;
     }
-    check_count(OP, "batch · tasks · heads", batch.saturating_mul(tasks).saturating_mul(heads.max(3)), device)?;
+    check_count(
+        OP,
+        "batch · tasks · heads",
+        batch.saturating_mul(tasks).saturating_mul(heads.max(3)),
+        device,
+    )?;
     let ids = task_ids(batch, tasks, device)?;
     let flat_gates = [flat(&saved.gates)?, flat(&saved.probabilities)?];
     statistics::of_tasks(OP, [&flat_gates[0], &flat_gates[1]], Some((&ids, tasks)), activation)

@@ -25,10 +25,10 @@ pub(super) fn used(problem: &EveryTask<'_>, gates: &TensorRef<'_>, used: &mut Te
         .run(problem.device(), work)
 }
 
-/// `y[b,t,h] = g[b,t,h]·o[b,h]`, 0 where the gate is 0. `zeroed`: y is known to hold zeros.
+/// `y[b,t,h] = g[b,t,h]·o[b,h]`, 0 where the gate is 0, and +0 in rows whose lse is −∞. `zeroed`: y is known to hold zeros.
 pub(super) fn spread(
     problem: &EveryTask<'_>,
-    o: &TensorRef<'_>,
+    [o, lse]: [&TensorRef<'_>; 2],
     gates: &TensorRef<'_>,
     used: &TensorRef<'_>,
     y: &mut TensorMut<'_>,
@@ -39,11 +39,14 @@ pub(super) fn spread(
         return Ok(());
     }
     if problem.device().backend() == Backend::Cpu {
-        return cpu::spread(o, gates, y, zeroed);
+        return cpu::spread([o, lse], gates, y, zeroed);
     }
     let y = y.as_ref();
-    let operands = [Operand::View(o), Operand::View(gates), Operand::View(used), Operand::View(y)];
-    let sizes = steps([(o, 0), (o, 1), (o, 2), (y, 0), (y, 1), (y, 2), (y, 3)]);
+    let operands = [o, gates, used, lse, y].map(Operand::View);
+    let of_o = [(o, 0), (o, 1), (o, 2)];
+    let [o_steps, lse_steps] = [steps(of_o), steps(of_o.map(|(_, i)| (lse, i)))];
+    let y_steps = steps([(y, 0), (y, 1), (y, 2), (y, 3)]);
+    let sizes = [&o_steps[..], &y_steps, &lse_steps].concat();
     let words = [batch as u32, tasks as u32, heads as u32, rows as u32, columns as u32, zeroed.into()];
     let work = (batch * heads).saturating_mul(rows.div_ceil(ROWS));
     Call { op: problem.gates.op, kernel: &kernels::SPREAD, operands: &operands, sizes: &sizes, words: &words }
