@@ -127,8 +127,8 @@ const char* collective_name(Collective kind) {
         case Collective::ShuffleDown: return "shuffle_down";
         case Collective::Ballot: return "ballot";
         case Collective::LoadMatrix:
-        case Collective::LoadTransposed: return "ldmatrix";
-        case Collective::Multiply: return "mma";
+        case Collective::LoadTransposed: return "ldmatrix_x4";
+        case Collective::Multiply: return "mma_m16n8k16";
         case Collective::None: break;
     }
     return "nothing";

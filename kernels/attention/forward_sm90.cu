@@ -13,8 +13,7 @@
 // Host      spans of attention_plan; rejects other scores, soft cap, bias, mask, slopes, sinks, dropout, pages, scale ≤ 0
 // Twin      src/attention/cpu/forward.rs        Source  arXiv:2407.08608, arXiv:2307.08691
 #include "device.cuh"
-#include "attention/call.cuh"
-#include "attention/tile.cuh"
+#include "attention/fragments.cuh"
 
 namespace attention {
 
@@ -135,15 +134,6 @@ GW_DEVICE void issue_sums(float (&o)[D / 2], const u32 (&weights)[TILE_KEYS / 16
         gw::wgmma<D, BF16, true>(o, weights[k], right, adds_up || k > 0);
     }
     gw::wgmma_commit();
-}
-
-GW_DEVICE float quad_max(float x) {
-    x = gw::max_nan_free(x, gw::shuffle_xor(x, 1));
-    return gw::max_nan_free(x, gw::shuffle_xor(x, 2));
-}
-GW_DEVICE float quad_sum(float x) {
-    x += gw::shuffle_xor(x, 1);
-    return x + gw::shuffle_xor(x, 2);
 }
 
 /// The two rows of a thread: elements whose index has bit 1 clear, and set.

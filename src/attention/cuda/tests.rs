@@ -6,8 +6,10 @@ mod device_values;
 mod formulas;
 mod general;
 mod inspect;
+mod mma;
 mod placed;
 mod reference;
+mod sm90;
 
 use crate::attention::*;
 use crate::device::{Device, Schedule};
