@@ -14,6 +14,7 @@
 //! | call | kernels |
 //! |---|---|
 //! | forward, dot products of f16 or bf16, dimensions to 256 | tensor cores (`mma.sync`, from sm_80): `forward_mma.cu`; with mask, bias, softcap, slopes, dropout or a scale ≤ 0 `forward_mma_options.cu` |
+//! | the same on compute capability 9.0 with `GATEWARP_SM90=1`: dimensions to 128, masks by length and position, rows of whole 16 bytes | tile loads and warpgroup products: `forward_sm90.cu` |
 //! | dot products of f32, dimensions to 128, causal mask and lengths | tiles in FMA: `forward.cu`, `backward.cu` |
 //! | few queries over many keys | keys split between blocks: `attention_decode_*`, then `combine.cu` |
 //! | everything else | the general kernels: `forward_general.cu`, `backward_general.cu` |

@@ -2,7 +2,7 @@
 
 use super::SCHEDULES;
 use super::formulas::{Call, Kind};
-use super::general::{Run, Shape, Stored, check_run, run, wide};
+use super::general::{Stored, check_run, run, wide};
 use super::mma::{check_poisoned, forward, shape};
 use crate::attention::*;
 use crate::device::{Device, Schedule};
