@@ -303,13 +303,14 @@ impl Program {
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     fn explain_gpu(&self) -> String {
         use super::gpu::GpuPlan;
+        use super::gpu_tables::Opening;
         use super::records::ON_CHIP_BITS;
         use std::fmt::Write;
         if let Some((what, limit, got)) = self.beyond_gpu() {
             return format!("gpu: refused, {what} is limited to {limit}, got {got}\n");
         }
         let samples = 1usize << ON_CHIP_BITS.saturating_sub(self.qubits.max(4));
-        let plan = GpuPlan::new(self, samples, false, Readout::Probabilities);
+        let plan = GpuPlan::new(self, samples, Opening::ZERO, Readout::Probabilities);
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(
