@@ -146,7 +146,7 @@ GW_DEVICE void apply(const Value (&a)[K], Value (&u)[K], Shared<u32> words, Shar
 }
 
 // λ = half the gradient of the states: 2·Re⟨λ|∂ψ⟩ is what it changes. The mapping is in logical order.
-GW_DEVICE void load(Value (&u)[K], const float* gradients, u32 thread_bits, const Params& p, const Place& place) {
+GW_DEVICE void load_cotangent(Value (&u)[K], const float* gradients, u32 thread_bits, const Params& p, const Place& place) {
     const float2* row = reinterpret_cast<const float2*>(gradients) + static_cast<i64>(place.sample) * p.weight_step;
 #pragma unroll
     for (int j = 0; j < K; ++j) {
@@ -210,7 +210,7 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
             continue;
         }
         if ((flags & LOAD) != 0) {
-            load(u, weights, thread_bits, p, place);
+            load_cotangent(u, weights, thread_bits, p, place);
             continue;
         }
         if (words[SLOTS] != 0) {

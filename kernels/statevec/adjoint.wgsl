@@ -164,7 +164,7 @@ fn apply(segment: u32, index: u32, first_sample: u32, states: u32, mapping: Mapp
 }
 
 // λ = half the gradient of the states: 2·Re⟨λ|∂ψ⟩ is what it changes. The mapping is in logical order.
-fn load(thread_bits: u32) {
+fn load_cotangent(thread_bits: u32) {
     let row = params.weights_first + sample * params.weight_step;
     for (var j = 0u; j < K; j += 1u) {
         let basis = thread | (j << thread_bits);
@@ -219,7 +219,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         if ((flags & APPLY) != 0u) {
             apply(segment, index, first_sample, states, mapping);
         } else if ((flags & LOAD) != 0u) {
-            load(thread_bits);
+            load_cotangent(thread_bits);
         } else {
             coefficients(segment, index, first_sample, states);
             workgroupBarrier();

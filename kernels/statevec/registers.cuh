@@ -88,7 +88,7 @@ GW_DEVICE Place place_of(u32 thread_bits, u32 samples) {
 /// What states start from: a caller's rows as they are, picked by task, or to be normalised; or the numbers of basis states.
 enum StartKind : u32 { ZERO_START = 0, ROWS = 1, TASK_ROWS = 2, COMPLEX_ROWS = 3, REAL_ROWS = 4, NUMBERS = 5 };
 struct Start {
-    const float2* rows;
+    const float2* given;
     // Of each sample: the number of a basis state, or, where a state spans blocks, {power, factor} that normalise its row.
     const u32* words;
     i64 row_step;  // elements
@@ -382,8 +382,8 @@ GW_DEVICE void begin(Amplitude<float> (&a)[K], const Mapping& mapping, const Sta
     if (start.kind == TASK_ROWS && place.inside && !bad) row = gw::load_global_cached(p.theta_rows + row);
     const bool reads = start.kind != ZERO_START && start.kind != NUMBERS;
     const bool readable = reads && place.inside && !bad;
-    const float2* from = start.rows + (start.kind == REAL_ROWS ? 0 : row * start.row_step);
-    const float* real = reinterpret_cast<const float*>(start.rows) + (start.kind == REAL_ROWS ? row * start.row_step : 0);
+    const float2* from = start.given + (start.kind == REAL_ROWS ? 0 : row * start.row_step);
+    const float* real = reinterpret_cast<const float*>(start.given) + (start.kind == REAL_ROWS ? row * start.row_step : 0);
 #pragma unroll
     for (int j = 0; j < K; ++j) {
         const u32 x = mapping.at(j);

@@ -135,26 +135,42 @@ impl GpuPlan {
         qubits: usize,
         observables: u64,
     ) -> (u64, u64) {
-        let segments = self.program.segments.iter().skip_while(|segment| segment.first != launch.first);
+        launch.traffic(&self.program, self.opening, samples, qubits, observables)
+    }
+}
+
+impl Launch {
+    /// Bytes that it loads from and stores to global memory on CUDA, of a program that starts as said.
+    pub(crate) fn traffic(
+        &self,
+        program: &DeviceProgram,
+        opening: Opening,
+        samples: u64,
+        qubits: usize,
+        observables: u64,
+    ) -> (u64, u64) {
+        let blocks_per_state = 1u64 << program.bits.saturating_sub(ON_CHIP_BITS);
+        let blocks = (samples * blocks_per_state).div_ceil(1 << ON_CHIP_BITS.saturating_sub(program.bits));
+        let segments = program.segments.iter().skip_while(|segment| segment.first != self.first);
         let (mut words, mut terms, mut measured) = (0, 0, 0);
-        for segment in segments.take(launch.segments as usize) {
+        for segment in segments.take(self.segments as usize) {
             words += u64::from(segment.words);
             terms += segment.terms;
             measured += if segment.kind == Kind::Measure { u64::from(segment.count) } else { 0 };
         }
-        let states = (8 * samples) << self.program.bits;
+        let states = (8 * samples) << program.bits;
         let logical = (8 * samples) << qubits;
-        let loads = match launch.source {
-            Source::ZeroState | Source::Initial => self.opening.loads(samples, self.program.bits),
+        let loads = match self.source {
+            Source::ZeroState | Source::Initial => opening.loads(samples, program.bits),
             Source::State => states,
         };
-        let stores = match launch.sink {
+        let stores = match self.sink {
             Sink::States => logical,
             Sink::Probabilities => logical / 2,
             Sink::Expectations => 4 * samples * observables,
             Sink::BackToState => states,
-            Sink::Partials => 4 * measured * self.blocks,
+            Sink::Partials => 4 * measured * blocks,
         };
-        (loads + 4 * (words * self.blocks + terms * samples * self.blocks_per_state), stores)
+        (loads + 4 * (words * blocks + terms * samples * blocks_per_state), stores)
     }
 }

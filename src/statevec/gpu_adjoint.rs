@@ -59,8 +59,7 @@ pub(crate) struct SumTable {
 /// Everything a backend needs to differentiate a program.
 pub(crate) struct AdjointPlan {
     pub(crate) program: DeviceProgram,
-    #[cfg_attr(not(all(test, feature = "emulator")), allow(dead_code, reason = "read by the traffic test"))]
-    opening: Opening,
+    pub(crate) opening: Opening,
     /// Launches of the circuit kernel, which leave ψ in memory; none where a state stays on the chip.
     pub(crate) forward: Vec<Launch>,
     pub(crate) launches: Vec<AdjointLaunch>,
@@ -75,8 +74,20 @@ pub(crate) struct AdjointPlan {
 impl AdjointPlan {
     /// `None` if no angle depends on a parameter and the start is not differentiated.
     pub(crate) fn new(problem: &Problem<'_>, arriving: Arriving<'_>) -> Option<Self> {
-        let (program, samples) = (problem.program, problem.samples);
+        let by_task = problem.theta_tasks.is_some() || problem.start == Start::TaskStates;
         let (opening, start) = (Opening::of(problem), problem.differentiates_start());
+        Self::of(problem.program, problem.samples, arriving, opening, start, by_task)
+    }
+
+    /// The same of any problem. `start`: whether what states start from is differentiated.
+    pub(crate) fn of(
+        program: &Program,
+        samples: usize,
+        arriving: Arriving<'_>,
+        opening: Opening,
+        start: bool,
+        by_task: bool,
+    ) -> Option<Self> {
         let passes = program.gpu_passes();
         let encoded = records::encode_adjoint(&program.lowered, passes, program.qubits(), arriving, start);
         if encoded.gradients.is_empty() && !start {
@@ -146,7 +157,6 @@ impl AdjointPlan {
             Variable::Theta(_) => None,
         });
         // A task's samples are wherever they are: all in one round.
-        let by_task = problem.theta_tasks.is_some() || problem.start == Start::TaskStates;
         let samples = if by_task { samples } else { samples.min(chunks as usize * CHUNK) };
         Some(Self { program: encoded, opening, forward, launches, blocks_per_state, samples, theta, inputs })
     }
@@ -160,7 +170,6 @@ impl AdjointPlan {
     }
 
     /// Bytes that one launch of the adjoint kernel for `samples` samples loads and stores on CUDA.
-    #[cfg(all(test, feature = "emulator", feature = "cuda"))]
     pub(crate) fn traffic(&self, launch: &AdjointLaunch, samples: usize, qubits: usize) -> (u64, u64) {
         let (count, blocks) = (samples as u64, self.blocks(samples));
         let segments = self.program.segments.iter().skip_while(|segment| segment.first != launch.first);

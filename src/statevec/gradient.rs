@@ -9,9 +9,8 @@ use super::problem::{Problem, host};
 use super::program::Program;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use super::records::Arriving;
-use crate::device::Backend;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-use crate::device::Kind;
+use crate::device::{Backend, Kind};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, TensorRef};

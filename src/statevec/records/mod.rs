@@ -72,7 +72,6 @@ pub(crate) struct Segment {
     /// Operations or strings.
     pub(crate) count: u32,
     /// Differentiated operations.
-    #[cfg_attr(not(all(test, feature = "emulator")), allow(dead_code, reason = "read by the traffic test"))]
     pub(crate) gradients: u32,
 }
 
