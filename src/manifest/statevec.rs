@@ -1,4 +1,5 @@
 //! Kernels of `statevec`.
+#![cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))] // Nothing launches them then.
 
 use super::Access::{Read, ReadWrite};
 use super::readout::{cuda, wgsl};

@@ -35,6 +35,7 @@ pub(crate) enum Sink {
 pub(crate) struct Launch {
     pub(crate) first: u32,
     /// Words of the first segment.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "shaders do not stage them"))]
     pub(crate) words: u32,
     pub(crate) segments: u32,
     pub(crate) source: Source,
