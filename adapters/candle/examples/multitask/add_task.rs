@@ -3,7 +3,7 @@
 
 use super::arguments::Source;
 use super::data::{Codec, Data, Sample};
-use super::metrics::Confusion;
+use super::metrics::{Confusion, Summary};
 use super::model::Variant;
 use super::records;
 use super::train::{History, Run};
@@ -110,20 +110,42 @@ fn accuracies(confusions: &[Confusion]) -> Vec<Option<f64>> {
     confusions.iter().map(Confusion::accuracy).collect()
 }
 
-/// The table of an added task: each run's accuracies before and after.
+/// The runs of one variant.
+pub struct Group<'a> {
+    pub variant: Variant,
+    pub first: &'a Added,
+    /// Of each task; what a new task had before is a summary of nothing.
+    pub before: Vec<Summary>,
+    pub after: Vec<Summary>,
+}
+
+/// Means over the runs of each variant.
+pub fn groups(added: &[Added]) -> Vec<Group<'_>> {
+    let group = |variant: Variant| {
+        let of: Vec<&Added> = added.iter().filter(|of| of.variant == variant).collect();
+        let first = *of.first()?;
+        let over = |values: &dyn Fn(&Added) -> &Vec<Option<f64>>| {
+            let task = |task: usize| Summary::of(of.iter().filter_map(|of| values(of)[task]));
+            (0..first.tasks.len()).map(task).collect()
+        };
+        Some(Group { variant, first, before: over(&|of| &of.before), after: over(&|of| &of.after) })
+    };
+    Variant::ALL.into_iter().filter_map(group).collect()
+}
+
+/// The table of an added task: accuracies before and after.
 pub fn print(added: &[Added]) {
-    for of in added {
+    for Group { variant, first, before, after } in groups(added) {
         println!(
-            "\nTask `{}` added to a trained {:?} model: {} of {} parameters trained",
-            of.tasks.last().map_or("", String::as_str),
-            of.variant,
-            of.trained,
-            of.parameters
+            "\nTask `{}` added to {}: {} of {} parameters trained",
+            first.tasks.last().map_or("", String::as_str),
+            variant.what(),
+            first.trained,
+            first.parameters
         );
         super::compare::print_row("held-out accuracy", &["before", "after"]);
-        for ((task, before), after) in of.tasks.iter().zip(&of.before).zip(&of.after) {
-            let text = |accuracy: &Option<f64>| accuracy.map_or("–".into(), |a| format!("{a:.4}"));
-            super::compare::print_row(task, &[text(before), text(after)]);
+        for ((task, before), after) in first.tasks.iter().zip(before).zip(after) {
+            super::compare::print_row(task, &[format!("{before:.4}"), format!("{after:.4}")]);
         }
     }
 }

@@ -57,7 +57,7 @@ pub struct Arguments {
     /// Stop at this step, with the schedule unchanged, to be resumed
     #[arg(long, value_name = "STEP", requires = "save")]
     pub stop_at: Option<usize>,
-    /// Go on from a checkpoint
+    /// Go on from a checkpoint, with its variant, options and data
     #[arg(long, value_name = "FILE.safetensors")]
     pub resume: Option<PathBuf>,
     /// Predict the records of a file with the checkpoint of --resume: one JSON object a line

@@ -20,7 +20,8 @@ pub struct Look {
     pub entropy: f64,
     /// Entropy of looking at all tokens alike.
     pub most_entropy: f64,
-    /// Share of the attention that lies on tokens which hold the answer, by gates; and their share of all tokens.
+    /// Share of the attention that lies on tokens which hold the answer, by gates; and their share of all tokens. The token after one holds
+    /// it too: the layer shows every token with its predecessor.
     pub on_answer: Option<(f64, f64)>,
     /// Some sequences and the attention on each of their tokens, by gates.
     pub examples: Vec<Example>,
@@ -102,8 +103,11 @@ fn look(run: &Run, task: usize, samples: &[&Sample], gates: &[f32], examples: us
     let known = samples.iter().all(|sample| !sample.evidence.is_empty());
     let on_answer = known.then(|| {
         let shares = samples.iter().zip(&mixed).map(|(sample, row)| {
-            let on: f64 = sample.evidence.iter().map(|&at| row[at]).sum();
-            (on, sample.evidence.len() as f64 / sample.tokens.len() as f64)
+            let mut holds: Vec<usize> = sample.evidence.iter().flat_map(|&at| [at, at + 1]).collect();
+            holds.retain(|&at| at < sample.tokens.len());
+            holds.dedup();
+            let on: f64 = holds.iter().map(|&at| row[at]).sum();
+            (on, holds.len() as f64 / sample.tokens.len() as f64)
         });
         shares.fold((0.0, 0.0), |sum, of| (sum.0 + of.0 / count, sum.1 + of.1 / count))
     });

@@ -25,19 +25,30 @@ fn one_thread_a_run() {
 
 fn main() -> Result<()> {
     one_thread_a_run();
-    let arguments = Arguments::parse();
+    match run(&Arguments::parse()) {
+        // Whoever reads what is written has enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     arguments.check()?;
     if let Some(count) = arguments.emit {
-        return modes::emit(&arguments, count, &mut std::io::stdout().lock());
+        return modes::emit(arguments, count, &mut std::io::stdout().lock());
     }
     if arguments.stream {
-        return modes::stream(&arguments, std::io::stdin().lock(), &mut std::io::stdout().lock());
+        return modes::stream(arguments, std::io::stdin().lock(), &mut std::io::stdout().lock());
     }
     if let Some(path) = &arguments.predict {
-        return modes::predict(&arguments, path, &mut std::io::stdout().lock());
+        return modes::predict(arguments, path, &mut std::io::stdout().lock());
     }
     match &arguments.resume {
-        Some(checkpoint) => modes::resume(&arguments, checkpoint),
-        None => modes::compare(&arguments),
+        Some(checkpoint) => modes::resume(arguments, checkpoint),
+        None => modes::compare(arguments),
     }
 }

@@ -27,6 +27,15 @@ pub enum Variant {
 impl Variant {
     pub const ALL: [Self; 4] = [Self::HardSharing, Self::TaskEmbedding, Self::EqualActiveHeads, Self::Gated];
 
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::HardSharing => "hard sharing",
+            Self::TaskEmbedding => "a task embedding",
+            Self::EqualActiveHeads => "hard sharing of few heads",
+            Self::Gated => "gated heads",
+        }
+    }
+
     pub fn name(self, config: &Config) -> String {
         match self {
             Self::HardSharing => format!("hard sharing, {} heads", config.heads),

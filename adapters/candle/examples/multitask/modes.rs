@@ -35,12 +35,7 @@ pub fn emit(arguments: &Arguments, count: usize, output: &mut impl Write) -> Res
     synthetic.train = count;
     let data = synthetic.data()?;
     for sample in &data.train {
-        let line = serde_json::to_string(&data.codec.record(sample))?;
-        match writeln!(output, "{line}") {
-            // Whoever read has enough.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-            written => written?,
-        }
+        writeln!(output, "{}", serde_json::to_string(&data.codec.record(sample))?)?;
     }
     Ok(())
 }

@@ -11,6 +11,9 @@ use std::collections::VecDeque;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
+/// Losses of a stream's last steps that are kept, at least.
+const KEPT_LOSSES: usize = 10_000;
+
 /// How a stream is learned.
 pub struct Options {
     /// Records a training step.
@@ -153,6 +156,11 @@ impl<W: Write> Stream<'_, W> {
         }
         let warm = ((self.run.step() + 1) as f64 / 20.0).min(1.0);
         self.run.learn(&batch, self.options.rate * warm)?;
+        // A stream may have no end: a checkpoint holds the losses of its last steps.
+        let losses = &mut self.run.history.losses;
+        if losses.len() >= 2 * KEPT_LOSSES {
+            losses.drain(..KEPT_LOSSES);
+        }
         Ok(())
     }
 

@@ -86,7 +86,7 @@ fn the_json_has_all_metrics() {
     assert!(gated["attention"][0]["entropy"].is_f64() && gated["attention"][0]["share_on_answer"].is_f64());
     assert_eq!(object["phase_recall"]["scores"].as_array().unwrap().len(), 4);
     assert!(object["added"][0]["after"]["last"].is_f64() && object["added"][0]["before"]["last"].is_null());
-    assert!(object["verdict"].as_str().unwrap().contains("hard sharing"));
+    assert!(object["verdict"].is_null(), "nothing is claimed of one seed");
 }
 
 #[test]

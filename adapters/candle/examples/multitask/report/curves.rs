@@ -1,12 +1,20 @@
 //! Learning curves.
 
 use super::super::compare::Finished;
+use super::super::model::Variant;
 use super::super::train::History;
 use super::Page;
 use super::svg::{Anchor, LINE, Svg};
 
 /// One colour for each variant; told apart in greyscale too.
-pub const COLOURS: [&str; 4] = ["#8250df", "#1a7f37", "#bf8700", "#0969da"];
+pub fn colour(variant: Variant) -> &'static str {
+    match variant {
+        Variant::HardSharing => "#8250df",
+        Variant::TaskEmbedding => "#1a7f37",
+        Variant::EqualActiveHeads => "#bf8700",
+        Variant::Gated => "#0969da",
+    }
+}
 
 /// One line a run over the training steps.
 struct Chart<'a> {
@@ -59,11 +67,12 @@ fn chart(out: &mut String, page: &Page<'_>, chart: &Chart<'_>) {
         svg.text(x(step), 318.0, Anchor::Middle, &step.to_string());
     }
     svg.text(390.0, 336.0, Anchor::Middle, "step").text(50.0, 12.0, Anchor::Start, chart.label);
-    for (index, (row, colour)) in page.found.rows.iter().zip(COLOURS).enumerate() {
+    for (index, row) in page.found.rows.iter().enumerate() {
+        let colour = colour(row.variant);
         let own = |finished: &&Finished| finished.run.options.variant == row.variant;
         for finished in page.found.runs.iter().filter(own) {
             let points = (chart.points)(&finished.run.history);
-            svg.polyline(points.into_iter().map(|(step, value)| (x(step), y(value))), colour, "");
+            svg.polyline(points.into_iter().map(|(step, value)| (x(step), y(value))), colour);
         }
         let at = 40.0 + 24.0 * index as f64;
         svg.rect([745.0, at - 6.0, 18.0, 4.0], colour).text(770.0, at, Anchor::Start, &row.name);

@@ -17,8 +17,9 @@ pub fn section(out: &mut String, page: &Page<'_>) {
     let _ = write!(
         out,
         "<h2>What each task looks at</h2><p>The {} model of seed {}. Each strip is one held-out sequence; the last token asks. The darker \
-         a token, the more the task's heads attend to it. A green frame marks the tokens that hold the answer. All tasks are asked over \
-         sequences of the same kind: only the gate knows which task it is.</p>",
+         a token, the more the task's heads attend to it. A green frame marks a token that holds the answer; the token after it, in a \
+         thin frame, holds it too, for the layer shows every token with its predecessor. Sequences of all tasks are alike: only the gate \
+         knows which task it is.</p>",
         escape(&finished.run.options.variant.name(config)),
         finished.run.options.seed
     );
@@ -32,7 +33,7 @@ pub fn section(out: &mut String, page: &Page<'_>) {
 fn sentence(look: &Look) -> String {
     let mut text = match look.on_answer {
         Some((on, tokens)) => format!(
-            "<b>{}</b> of the attention lies on tokens that hold the answer, which are {} of all. ",
+            "<b>{}</b> of the attention lies on tokens that hold the answer ({} of all tokens do). ",
             percent(on),
             percent(tokens)
         ),
@@ -71,7 +72,9 @@ fn strip(svg: &mut Svg, example: &Example, top: f64, cell: f64, synthetic: bool)
         let place = [left, top, cell - 4.0, 26.0];
         svg.shade(place, share, &format!("{name}: {:.3}", share));
         if example.evidence.contains(&at) {
-            svg.frame(place, GREEN);
+            svg.frame(place, GREEN, 2.5);
+        } else if at > 0 && example.evidence.contains(&(at - 1)) {
+            svg.frame(place, GREEN, 1.0);
         }
         svg.styled(left + cell / 2.0 - 2.0, top + 18.0, Anchor::Middle, &name, ink(share));
     }
@@ -145,7 +148,7 @@ fn entropies(out: &mut String, page: &Page<'_>) {
                 .collect();
             let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
             let y = top + 18.0 * nth as f64;
-            svg.rect([left, y + 2.0, width * mean / most, 14.0], super::curves::COLOURS[nth % 4]);
+            svg.rect([left, y + 2.0, width * mean / most, 14.0], super::curves::colour(row.variant));
             let text = format!("{mean:.2}  {}", row.name);
             svg.text(left + width * mean / most + 6.0, y + 14.0, Anchor::Start, &text);
         }

@@ -6,6 +6,7 @@ mod looks;
 mod phase;
 mod svg;
 
+use super::add_task::groups;
 use super::compare::{Finished, Row, verdict};
 use super::data::Data;
 use super::json::Found;
@@ -15,8 +16,8 @@ use svg::escape;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}\
 h1{margin-bottom:0}h2{margin-top:2.5rem;border-bottom:1px solid #d8dee4;padding-bottom:.2rem}h3{margin:1.4rem 0 .2rem}\
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #d8dee4}\
-th:first-child,td:first-child{text-align:left}tr.own td{background:#ddf4ff}\
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;text-align:right;white-space:nowrap;border-bottom:1px solid #d8dee4}\
+th:first-child,td:first-child{text-align:left}\
 svg{max-width:100%;height:auto;display:block;margin:.4rem 0}svg text{font:13px system-ui,sans-serif;fill:#1b1f24}\
 p{margin:.4rem 0;max-width:48rem}.muted{color:#59636e}.row{display:flex;flex-wrap:wrap;gap:1rem 2rem}";
 
@@ -109,23 +110,23 @@ fn added(out: &mut String, page: &Page<'_>) {
     let _ = write!(
         out,
         "<h2>A task added afterwards: {}</h2><p>Each trained model got a new task. What it had is frozen; trained are the task's own \
-         readout and, where heads are gated, its gate and heads of its own. Held-out accuracy, before → after.</p>\
+         readout and, where heads are gated, its gate and heads of its own. Held-out accuracy, mean ± deviation over seeds.</p>\
          <table><tr><th></th>",
         escape(name)
     );
-    for of in page.found.added {
-        let _ = write!(out, "<th>{:?}</th>", of.variant);
+    let groups = groups(page.found.added);
+    for group in &groups {
+        let _ = write!(out, "<th>{}, before</th><th>after</th>", group.variant.what());
     }
     for (task, name) in first.tasks.iter().enumerate() {
         let _ = write!(out, "</tr><tr><td>{}</td>", escape(name));
-        let text = |accuracy: Option<f64>| accuracy.map_or("new".into(), |a| format!("{a:.4}"));
-        for of in page.found.added {
-            let _ = write!(out, "<td>{} → {}</td>", text(of.before[task]), text(of.after[task]));
+        for group in &groups {
+            let _ = write!(out, "<td>{}</td><td>{}</td>", group.before[task], group.after[task]);
         }
     }
     out.push_str("</tr><tr><td>parameters trained</td>");
-    for of in page.found.added {
-        let _ = write!(out, "<td>{} of {}</td>", of.trained, of.parameters);
+    for group in &groups {
+        let _ = write!(out, "<td></td><td>{} of {}</td>", group.first.trained, group.first.parameters);
     }
     out.push_str("</tr></table>");
 }

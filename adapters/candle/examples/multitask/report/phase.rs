@@ -37,7 +37,8 @@ pub fn section(out: &mut String, results: &[Recalled]) {
     out.push_str(&bars(&rows, chance));
     out.push_str(
         "<p>⟨Z⟩ of a key shows nothing of its phase, so the Gaussian on it cannot tell keys apart. With a rotation that is learned before the \
-         measurement it can: being blind is a matter of the basis. <i>Unknown signs</i>: every state is multiplied by +1 or −1 at random, \
+         measurement it can, where training finds one: being blind is a matter of the basis. <i>Unknown \
+         signs</i>: every state is multiplied by +1 or −1 at random, \
          which no experiment can see; it was not so in training. The fidelity does not see it either; the real part of the overlap does.</p>",
     );
     histograms(out, results);
@@ -77,31 +78,25 @@ fn histograms(out: &mut String, results: &[Recalled]) {
 }
 
 fn bars_of(score: Score, histogram: &Histogram) -> String {
-    let (cell, height) = (18.0, 110.0);
+    let (left, top, cell, height) = (10.0, 46.0, 18.0, 110.0);
     let outcomes = histogram.counts.len();
     let title = format!("{}, {}", score.name(), TASKS[histogram.task]);
-    let mut svg = Svg::new(&title, cell * outcomes as f64 + 10.0, height + 74.0);
-    svg.text(0.0, 14.0, Anchor::Start, &title);
-    let most = histogram.counts.iter().copied().max().unwrap_or(1).max(1) as f64;
-    svg.line((0.0, 30.0 + height), (cell * outcomes as f64, 30.0 + height), LINE);
+    let mut svg = Svg::new(&title, left + cell * outcomes as f64 + 10.0, top + height + 44.0);
+    svg.text(0.0, 16.0, Anchor::Start, &title);
+    let most = histogram.counts.iter().copied().max().unwrap_or(1).max(1);
+    svg.line((left, top + height), (left + cell * outcomes as f64, top + height), LINE);
     for (outcome, &count) in histogram.counts.iter().enumerate() {
-        let tall = height * count as f64 / most;
+        let tall = height * count as f64 / most as f64;
         // The fourth qubit's value is 0.
         let colour = if outcome == histogram.label as usize { GREEN } else { BLUE };
-        let x = cell * outcome as f64;
-        svg.rect([x, 30.0 + height - tall, cell - 4.0, tall], colour);
-        let bits = format!("{outcome:04b}");
-        for (nth, bit) in bits.chars().enumerate() {
-            svg.styled(
-                x + cell / 2.0 - 2.0,
-                42.0 + height + 9.0 * nth as f64,
-                Anchor::Middle,
-                &bit.to_string(),
-                "font-size:9px",
-            );
+        let (x, middle) = (left + cell * outcome as f64, left + cell * (outcome as f64 + 0.5) - 2.0);
+        svg.rect([x, top + height - tall, cell - 4.0, tall], colour);
+        for (nth, bit) in format!("{outcome:04b}").chars().enumerate() {
+            let y = top + height + 11.0 + 9.0 * nth as f64;
+            svg.styled(middle, y, Anchor::Middle, &bit.to_string(), "font-size:9px");
         }
-        if count as f64 == most {
-            svg.text(x + cell / 2.0 - 2.0, 26.0, Anchor::Middle, &count.to_string());
+        if count == most {
+            svg.text(middle, top - 6.0, Anchor::Middle, &count.to_string());
         }
     }
     svg.finish()

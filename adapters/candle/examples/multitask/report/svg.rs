@@ -71,11 +71,11 @@ impl Svg {
         self
     }
 
-    pub fn frame(&mut self, [x, y, width, height]: [f64; 4], stroke: &str) -> &mut Self {
+    pub fn frame(&mut self, [x, y, width, height]: [f64; 4], stroke: &str, thick: f64) -> &mut Self {
         let _ = write!(
             self.body,
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"none\" \
-             stroke=\"{stroke}\" stroke-width=\"2.5\" rx=\"3\"/>"
+             stroke=\"{stroke}\" stroke-width=\"{thick}\" rx=\"3\"/>"
         );
         self
     }
@@ -89,16 +89,11 @@ impl Svg {
         self
     }
 
-    pub fn polyline(
-        &mut self,
-        points: impl Iterator<Item = (f64, f64)>,
-        stroke: &str,
-        dash: &str,
-    ) -> &mut Self {
+    pub fn polyline(&mut self, points: impl Iterator<Item = (f64, f64)>, stroke: &str) -> &mut Self {
         let points: Vec<String> = points.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ = write!(
             self.body,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"2\" stroke-dasharray=\"{dash}\"/>",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{stroke}\" stroke-width=\"2\"/>",
             points.join(" ")
         );
         self
