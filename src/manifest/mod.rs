@@ -161,6 +161,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("attention/compare.cuh", include_str!("../../kernels/attention/compare.cuh")),
     ("attention/differentiate.cuh", include_str!("../../kernels/attention/differentiate.cuh")),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
+    ("statevec/norm.cuh", include_str!("../../kernels/statevec/norm.cuh")),
     ("statevec/registers.cuh", include_str!("../../kernels/statevec/registers.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
     ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),
