@@ -162,7 +162,10 @@ fn what_is_not_finite_stays_behind_every_mask() {
             let clean = match hiding {
                 "causal" => clean.with(|c| c.causal = true),
                 "window" => clean.with(|c| c.window = Some([15, 12])),
-                "mask" => clean.masked([true, true, true, true], seed),
+                "mask" => clean.masked([true, true, true, true], seed).with(|c| {
+                    let scales = wide(seed, 160, 0.4).into_iter().map(|x| f64::from((1.0 + x) as f32));
+                    (c.active, c.row_scale) = (Some(vec![true; 4]), Some(scales.collect()));
+                }),
                 "bias" => clean.biased([false, true, true, true], dtype, seed),
                 "length" | "packed" => clean.lengths(&[40, 40], &[36, 70]).with(|c| c.causal = true),
                 "dropout" => clean.with(|c| c.dropout = Some((0.5, 3, 4))),
