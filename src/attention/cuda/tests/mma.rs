@@ -345,11 +345,11 @@ fn any_mixture() {
         let dim = |at: usize| {
             [1 + below(at, 64), 64, 1 + below(at, 128), 128, 1 + below(at, 256)][below(at + 1, 5)]
         };
-        let shape = shape(
-            [1 + below(2, 2), kv_heads * group, kv_heads],
-            [below(3, 71), below(4, 141)],
-            [dim(5), dim(7)],
-        );
+        let stored = [Stored::Dense, Stored::HeadsInside, Stored::Paged][below(13, 3)];
+        // Masks of paged keys are as wide as the pages.
+        let keys = if stored == Stored::Paged { 16 * (1 + below(4, 8)) } else { below(4, 141) };
+        let dims = [dim(5), dim(7)];
+        let shape = shape([1 + below(2, 2), kv_heads * group, kv_heads], [below(3, 71), keys], dims);
         let dtype = TYPES[below(9, 2)];
         let (batch, heads, [q_len, kv_len]) = (shape.heads[0], shape.heads[1], shape.lens);
         let per_head = |seed: u64, reach: f64| {
@@ -373,8 +373,6 @@ fn any_mixture() {
         call.alibi = chance(21).then(|| per_head(24_000 + n, 0.05));
         call.sinks = chance(22).then(|| per_head(25_000 + n, 1.0));
         call.dropout = chance(23).then_some((0.25, n, 3));
-        let stored =
-            [Stored::Dense, Stored::HeadsInside, Stored::Paged][below(13, if kv_len == 0 { 2 } else { 3 })];
         println!("case {n}: {shape:?} {dtype} {stored:?}");
         check_on(&[SCHEDULES[n as usize % 3]], &call, dtype, stored);
     }
