@@ -8,16 +8,19 @@
 
 namespace attention {
 
+/// Threads of a block of every kernel here: four warps.
+constexpr int MMA_THREADS = 128;
+
 /// What a kernel is made for.
 ///
 /// PLAIN: logits are the scores times a positive number, so that the largest score is the largest logit, and keys are hidden by length
 /// and position alone. A warp owns BLOCKS blocks of 16 rows of a tile of rows; KEYS keys are a tile of keys.
-template <bool BF16_, bool PLAIN_, int D_, int KEYS_, int WARPS_, int BLOCKS_, bool KEEP_Q_>
+template <bool BF16_, bool PLAIN_, int D_, int KEYS_, int BLOCKS_, bool KEEP_Q_>
 struct Sizes {
     static constexpr bool BF16 = BF16_, PLAIN = PLAIN_;
-    static constexpr int D = D_, KEYS = KEYS_, WARPS = WARPS_, BLOCKS = BLOCKS_;
+    static constexpr int D = D_, KEYS = KEYS_, BLOCKS = BLOCKS_;
     static constexpr bool KEEP_Q = KEEP_Q_;  // fragments of q stay in registers
-    static constexpr int THREADS = 32 * WARPS, WARP_ROWS = 16 * BLOCKS, ROWS = WARPS * WARP_ROWS;
+    static constexpr int THREADS = MMA_THREADS, WARPS = THREADS / 32, WARP_ROWS = 16 * BLOCKS, ROWS = WARPS * WARP_ROWS;
     static constexpr int COLUMN_BLOCKS = KEYS / 8;
     static_assert(COLUMN_BLOCKS <= 8, "a bit for each of a lane's weights in a block of rows");
 };
