@@ -1,7 +1,7 @@
 //! The forward kernels on tensor cores under the emulator, against f64: sizes, options, and what they must not let through.
 
 use super::SCHEDULES;
-use super::formulas::{Call, Kind};
+use super::formulas::{Call, Kind, Results};
 use super::general::{Run, Shape, Stored, check_on, check_run, rounded, run, wide};
 use crate::attention::*;
 use crate::device::{Device, Schedule};
@@ -173,61 +173,47 @@ fn what_is_not_finite_stays_behind_every_mask() {
             };
             let stored = if hiding == "packed" { Stored::Packed } else { Stored::Dense };
             let poison = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][(n + m) % 3];
+            let want = clean.results();
+            let poisoned = Poisoned { clean: &clean, want: &want, dtype, stored };
             for key in [33, 36, 69] {
-                let mut call = clean.clone();
-                for b in 0..2 {
-                    let value = (b * 70 + key) * dims[1];
-                    call.v[value..][..dims[1]].fill(poison);
+                let what = format!("{hiding} {dims:?} {key}");
+                poisoned.check(key, Some(poison), &what);
+                // With dropout every row sees the key, and drops its value.
+                if hiding != "dropout" {
+                    poisoned.check(key, None, &what);
                 }
-                check_poisoned(
-                    &clean,
-                    &call,
-                    key,
-                    dtype,
-                    stored,
-                    &format!("{hiding} {dims:?} value {key}"),
-                    true,
-                );
-                if hiding == "dropout" {
-                    continue; // every row sees the key, and drops its value
-                }
-                let mut call = clean.clone();
-                for b in 0..2 {
-                    let at = (b * 70 + key) * dims[0];
-                    call.k[at..][..dims[0]].fill(f64::NAN);
-                }
-                check_poisoned(
-                    &clean,
-                    &call,
-                    key,
-                    dtype,
-                    stored,
-                    &format!("{hiding} {dims:?} key {key}"),
-                    false,
-                );
             }
         }
     }
 }
 
-fn check_poisoned(
-    clean: &Call,
-    call: &Call,
-    key: usize,
+/// A call, what it computes, and how it is run.
+struct Poisoned<'a> {
+    clean: &'a Call,
+    want: &'a Results,
     dtype: DType,
     stored: Stored,
-    what: &str,
-    value: bool,
-) {
-    let device = Device::cuda_emulated(Schedule::InOrder).unwrap();
-    let Run(mut got) = run(&device, call, dtype, stored).unwrap();
-    let mut want = clean.results();
-    let (mut hidden, mut row) = (0, 0);
-    for (b, h) in (0..2).flat_map(|b| (0..2).map(move |h| (b, h))) {
-        for i in 0..40 {
+}
+
+impl Poisoned<'_> {
+    /// Runs with the value of key `key` poisoned, or with the key itself NaN.
+    fn check(&self, key: usize, poison: Option<f64>, what: &str) {
+        let clean = self.clean;
+        let mut call = clean.clone();
+        for row in (0..2).map(|b| b * 70 + key) {
+            match poison {
+                Some(poison) => call.v[row * clean.value_dim..][..clean.value_dim].fill(poison),
+                None => call.k[row * clean.head_dim..][..clean.head_dim].fill(f64::NAN),
+            }
+        }
+        let device = Device::cuda_emulated(Schedule::InOrder).unwrap();
+        let Run(mut got) = run(&device, &call, self.dtype, self.stored).unwrap();
+        let mut want = self.want.clone();
+        let (mut hidden, mut row) = (0, 0);
+        for (b, h, i) in (0..4).flat_map(|pair| (0..40).map(move |i| (pair / 2, pair % 2, i))) {
             // A dropped key has no value, but its score takes part in the sum.
-            let sees = clean.sees(b, h, i, key) && (!value || clean.keep(b, h, i, key) != 0.0);
-            let at = if stored == Stored::Packed { (h * 2 + b) * 40 + i } else { row };
+            let sees = clean.sees(b, h, i, key) && (poison.is_none() || clean.keep(b, h, i, key) != 0.0);
+            let at = if self.stored == Stored::Packed { (h * 2 + b) * 40 + i } else { row };
             row += 1;
             hidden += usize::from(!sees);
             if !sees {
@@ -236,18 +222,18 @@ fn check_poisoned(
             let dim = clean.value_dim;
             let o = &mut got[0].1[at * dim..][..dim];
             assert!(o.iter().all(|x| !x.is_finite()), "{what}: row {row} sees it, and is finite");
-            // Compared above: what is left is compared with what is expected without it.
+            // Looked at: what is left is compared with what is expected without it.
             o.fill(0.0);
             let place = (b * 2 + h) * 40 + i;
             want.o.value[place * dim..][..dim].fill(0.0);
-            if !value {
+            if poison.is_none() {
                 assert!(got[1].1[at].is_nan(), "{what}: lse of row {row}");
                 (got[1].1[at], want.lse.value[place]) = (0.0, 0.0);
             }
         }
+        assert!(hidden > 0, "{what}: hidden from no row");
+        check_run(clean, self.dtype, self.stored, &Run(got), &want);
     }
-    assert!(hidden > 0, "{what}: hidden from no row");
-    check_run(clean, dtype, stored, &Run(got), &want);
 }
 
 /// A sample's bits do not depend on its neighbours.
