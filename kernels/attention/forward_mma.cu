@@ -1,4 +1,4 @@
-// attention_forward_{f16,bf16}_{d64,d128,d256}: attention of 16-bit tensors on tensor cores, by dot products
+// attention_forward_mma_{f16,bf16}_{d64,d128,d256}: attention of 16-bit tensors on tensor cores, by dot products
 //   o = row_scale · softmax(scale·⟨q, k⟩)·v: SPEC §2; online softmax over key tiles. scale > 0, masks by length and position
 // Shapes    as forward_general.cu, dimensions to 64, 128, 256; any layout of attention::Call, pack = 1
 // Mapping   grid of work items (tile of 128 rows, d256: 64; pair), the block walks them with the grid's step. Block 128; a warp owns
@@ -14,18 +14,18 @@
 #include "device.cuh"
 #include "attention/forward_mma.cuh"
 
-#define ATTENTION_FORWARD_MMA(TYPE, BF16, DIM, MIN_BLOCKS, ...)                                                              \
-    GW_KERNEL((attention::Sizes<BF16, true, DIM, __VA_ARGS__>::THREADS), MIN_BLOCKS)                                           \
-    attention_forward_##TYPE##_d##DIM(const void* q, const void* k, const void* v, void* o, void* lse, const uint4* spans, \
-                                        const __grid_constant__ attention::Call call) {                                      \
-        GW_SHARED(gw::u16, shared);                                                                                          \
+#define ATTENTION_FORWARD_MMA(TYPE, BF16, DIM, MIN_BLOCKS, ...)                                                                \
+    GW_KERNEL(attention::MMA_THREADS, MIN_BLOCKS)                                                                              \
+    attention_forward_mma_##TYPE##_d##DIM(const void* q, const void* k, const void* v, void* o, void* lse, const uint4* spans, \
+                                        const __grid_constant__ attention::Call call) {                                        \
+        GW_SHARED(gw::u16, shared);                                                                                            \
         attention::forward_mma<attention::Sizes<BF16, true, DIM, __VA_ARGS__>>(shared, q, k, v, o, lse, spans, call);          \
-    }                                                                                                                        \
-    GW_EXPORT(attention_forward_##TYPE##_d##DIM)
+    }                                                                                                                          \
+    GW_EXPORT(attention_forward_mma_##TYPE##_d##DIM)
 
-ATTENTION_FORWARD_MMA(f16, false, 64, 2, 64, 4, 2, true)
-ATTENTION_FORWARD_MMA(bf16, true, 64, 2, 64, 4, 2, true)
-ATTENTION_FORWARD_MMA(f16, false, 128, 2, 32, 4, 2, false)
-ATTENTION_FORWARD_MMA(bf16, true, 128, 2, 32, 4, 2, false)
-ATTENTION_FORWARD_MMA(f16, false, 256, 2, 32, 4, 1, false)
-ATTENTION_FORWARD_MMA(bf16, true, 256, 2, 32, 4, 1, false)
+ATTENTION_FORWARD_MMA(f16, false, 64, 2, 64, 2, true)
+ATTENTION_FORWARD_MMA(bf16, true, 64, 2, 64, 2, true)
+ATTENTION_FORWARD_MMA(f16, false, 128, 2, 32, 2, false)
+ATTENTION_FORWARD_MMA(bf16, true, 128, 2, 32, 2, false)
+ATTENTION_FORWARD_MMA(f16, false, 256, 2, 32, 1, false)
+ATTENTION_FORWARD_MMA(bf16, true, 256, 2, 32, 1, false)

@@ -8,16 +8,19 @@
 
 namespace attention {
 
+/// Threads of a block of every kernel here: four warps.
+constexpr int MMA_THREADS = 128;
+
 /// What a kernel is made for.
 ///
 /// PLAIN: logits are the scores times a positive number, so that the largest score is the largest logit, and keys are hidden by length
 /// and position alone. A warp owns BLOCKS blocks of 16 rows of a tile of rows; KEYS keys are a tile of keys.
-template <bool BF16_, bool PLAIN_, int D_, int KEYS_, int WARPS_, int BLOCKS_, bool KEEP_Q_>
+template <bool BF16_, bool PLAIN_, int D_, int KEYS_, int BLOCKS_, bool KEEP_Q_>
 struct Sizes {
     static constexpr bool BF16 = BF16_, PLAIN = PLAIN_;
-    static constexpr int D = D_, KEYS = KEYS_, WARPS = WARPS_, BLOCKS = BLOCKS_;
+    static constexpr int D = D_, KEYS = KEYS_, BLOCKS = BLOCKS_;
     static constexpr bool KEEP_Q = KEEP_Q_;  // fragments of q stay in registers
-    static constexpr int THREADS = 32 * WARPS, WARP_ROWS = 16 * BLOCKS, ROWS = WARPS * WARP_ROWS;
+    static constexpr int THREADS = MMA_THREADS, WARPS = THREADS / 32, WARP_ROWS = 16 * BLOCKS, ROWS = WARPS * WARP_ROWS;
     static constexpr int COLUMN_BLOCKS = KEYS / 8;
     static_assert(COLUMN_BLOCKS <= 8, "a bit for each of a lane's weights in a block of rows");
 };
@@ -216,7 +219,7 @@ struct Pair {
 
 /// Computes row `query` of o from the keys it sees, and from nothing else: one warp, a key a lane, then columns a lane.
 template <typename S>
-GW_DEVICE void repair_row(const Pair& pair, void* o, int query, float shift, float factor) {
+GW_DEVICE void repair_row(const Pair& pair, void* o, int query, float shift, float factor, float gate) {
     const Call& c = pair.c;
     const int lane = gw::opaque(threadIdx.x) % 32;
     const Range sight = keys_in_sight(c, pair.s, query, query);
@@ -261,7 +264,7 @@ GW_DEVICE void repair_row(const Pair& pair, void* o, int query, float shift, flo
     const i64 out = row_at(c, pair.out, query) + lane;
 #pragma unroll
     for (int x = 0; x < S::D / 32; ++x)
-        if (lane + 32 * x < c.value_dim) store_number(o, out + 32 * x, c.type, sum[x] * factor);
+        if (lane + 32 * x < c.value_dim) store_number(o, out + 32 * x, c.type, sum[x] * factor * gate);
 }
 
 /// Writes a warp's rows of o and lse. `tile`: where the rows go by, to leave as whole chunks.
@@ -271,7 +274,7 @@ GW_DEVICE void finish(Rows<S>& rows, const Pair& pair, const Panels<S::D, S::ROW
     const Call& c = pair.c;
     const int thread = gw::opaque(threadIdx.x), lane = thread % 32, warp_row = thread / 32 * S::WARP_ROWS;
     const int count = min(S::ROWS, pair.s.q_len - first_row);
-    float factor[S::BLOCKS][2], shift[S::BLOCKS][2];
+    float factor[S::BLOCKS][2], gate[S::BLOCKS][2], shift[S::BLOCKS][2];
     u32 poisoned = 0;  // bit 2m + half
     if (!S::PLAIN) rows.seen = quad_or(rows.seen);
 #pragma unroll
@@ -293,19 +296,19 @@ GW_DEVICE void finish(Rows<S>& rows, const Pair& pair, const Panels<S::D, S::ROW
                 scale = rows.top[m][half] == -INFINITY ? 0.0f : gw::exp2_approx(own - shared_shift);
                 weight = weight * scale + gw::exp2_approx(sink - shared_shift);
             }
-            float gate = 1.0f;
+            gate[m][half] = 1.0f;
             if (c.row_scale && local < count)
-                gate = load_term<float>(c.row_scale, pair.b * c.row_scale_at.batch + pair.h * c.row_scale_at.head +
+                gate[m][half] = load_term<float>(c.row_scale, pair.b * c.row_scale_at.batch + pair.h * c.row_scale_at.head +
                                                          (pair.s.q_first + query) * c.row_scale_at.row);
             // Dropout's scale here, not in the weights: 1/(1 − p) may exceed what 16 bits hold.
-            factor[m][half] = gate * scale * gw::rcp(weight) * static_cast<float>(c.keep_scale);
+            factor[m][half] = scale * gw::rcp(weight) * static_cast<float>(c.keep_scale);
             float probe = 0.0f;
 #pragma unroll
             for (int n = 0; n < S::D / 8; ++n)
 #pragma unroll
                 for (int e = 2 * half; e < 2 * half + 2; ++e) {
                     probe = gw::fma(rows.sum[m][n][e], 0.0f, probe);
-                    rows.sum[m][n][e] = seen ? rows.sum[m][n][e] * factor[m][half] : 0.0f;
+                    rows.sum[m][n][e] = seen ? rows.sum[m][n][e] * factor[m][half] * gate[m][half] : 0.0f;
                 }
             poisoned |= static_cast<u32>(seen && sound && local < count && gw::is_nan(probe)) << (2 * m + half);
             if (local < count && lane % 4 == 0) {
@@ -351,7 +354,7 @@ GW_DEVICE void finish(Rows<S>& rows, const Pair& pair, const Panels<S::D, S::ROW
             for (int g = 0; g < 8; ++g)
                 if (lanes >> 4 * g & 0xfu)
                     repair_row<S>(pair, o, first_row + warp_row + 16 * m + 8 * half + g, gw::shuffle(shift[m][half], 4 * g),
-                                           gw::shuffle(factor[m][half], 4 * g));
+                                           gw::shuffle(factor[m][half], 4 * g), gw::shuffle(gate[m][half], 4 * g));
         }
 }
 

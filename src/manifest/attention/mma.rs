@@ -64,9 +64,9 @@ macro_rules! options {
 pub(crate) static VARIANTS: [Variant; 3] = [
     Variant {
         dim: 64,
-        plain: plain!(["attention_forward_f16_d64", "attention_forward_bf16_d64"], 64, 128, 64),
+        plain: plain!(["attention_forward_mma_f16_d64", "attention_forward_mma_bf16_d64"], 64, 128, 64),
         options: options!(
-            ["attention_forward_options_f16_d64", "attention_forward_options_bf16_d64"],
+            ["attention_forward_mma_options_f16_d64", "attention_forward_mma_options_bf16_d64"],
             64,
             64,
             64
@@ -74,9 +74,9 @@ pub(crate) static VARIANTS: [Variant; 3] = [
     },
     Variant {
         dim: 128,
-        plain: plain!(["attention_forward_f16_d128", "attention_forward_bf16_d128"], 128, 128, 32),
+        plain: plain!(["attention_forward_mma_f16_d128", "attention_forward_mma_bf16_d128"], 128, 128, 32),
         options: options!(
-            ["attention_forward_options_f16_d128", "attention_forward_options_bf16_d128"],
+            ["attention_forward_mma_options_f16_d128", "attention_forward_mma_options_bf16_d128"],
             128,
             64,
             32
@@ -84,9 +84,9 @@ pub(crate) static VARIANTS: [Variant; 3] = [
     },
     Variant {
         dim: 256,
-        plain: plain!(["attention_forward_f16_d256", "attention_forward_bf16_d256"], 256, 64, 32),
+        plain: plain!(["attention_forward_mma_f16_d256", "attention_forward_mma_bf16_d256"], 256, 64, 32),
         options: options!(
-            ["attention_forward_options_f16_d256", "attention_forward_options_bf16_d256"],
+            ["attention_forward_mma_options_f16_d256", "attention_forward_mma_options_bf16_d256"],
             256,
             64,
             32

@@ -1,7 +1,7 @@
 //! The forward kernels on tensor cores under the emulator, against f64: sizes, options, and what they must not let through.
 
 use super::SCHEDULES;
-use super::formulas::{Call, Kind};
+use super::formulas::{Call, Kind, Results};
 use super::general::{Run, Shape, Stored, check_on, check_run, rounded, run, wide};
 use crate::attention::*;
 use crate::device::{Device, Schedule};
@@ -154,7 +154,6 @@ const HIDING: [&str; 8] = ["causal", "window", "mask", "bias", "length", "dropou
 /// One key's value is NaN or infinite: rows that see it say so, and the others stay as they would be. Its key likewise.
 #[test]
 fn what_is_not_finite_stays_behind_every_mask() {
-    let device = Device::cuda_emulated(Schedule::InOrder).unwrap();
     for (n, hiding) in HIDING.into_iter().enumerate() {
         for (m, dims) in [[64, 64], [128, 80], [200, 256]].into_iter().enumerate() {
             let (dtype, seed) = (TYPES[(n + m) % 2], 1700 + (10 * n + m) as u64);
@@ -163,7 +162,10 @@ fn what_is_not_finite_stays_behind_every_mask() {
             let clean = match hiding {
                 "causal" => clean.with(|c| c.causal = true),
                 "window" => clean.with(|c| c.window = Some([15, 12])),
-                "mask" => clean.masked([true, true, true, true], seed),
+                "mask" => clean.masked([true, true, true, true], seed).with(|c| {
+                    let scales = wide(seed, 160, 0.4).into_iter().map(|x| f64::from((1.0 + x) as f32));
+                    (c.active, c.row_scale) = (Some(vec![true; 4]), Some(scales.collect()));
+                }),
                 "bias" => clean.biased([false, true, true, true], dtype, seed),
                 "length" | "packed" => clean.lengths(&[40, 40], &[36, 70]).with(|c| c.causal = true),
                 "dropout" => clean.with(|c| c.dropout = Some((0.5, 3, 4))),
@@ -171,63 +173,48 @@ fn what_is_not_finite_stays_behind_every_mask() {
             };
             let stored = if hiding == "packed" { Stored::Packed } else { Stored::Dense };
             let poison = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][(n + m) % 3];
+            let want = clean.results();
+            let device = Device::cuda_emulated(Schedule::InOrder).unwrap();
+            let poisoned = Poisoned { device: &device, clean: &clean, want: &want, dtype, stored };
             for key in [33, 36, 69] {
-                let mut call = clean.clone();
-                for b in 0..2 {
-                    let value = (b * 70 + key) * dims[1];
-                    call.v[value..][..dims[1]].fill(poison);
+                let what = format!("{hiding} {dims:?} {key}");
+                poisoned.check(key, Some(poison), &what);
+                // With dropout every row sees the key, and drops its value.
+                if hiding != "dropout" {
+                    poisoned.check(key, None, &what);
                 }
-                check_poisoned(
-                    &device,
-                    &clean,
-                    &call,
-                    key,
-                    dtype,
-                    stored,
-                    &format!("{hiding} {dims:?} value {key}"),
-                    true,
-                );
-                if hiding == "dropout" {
-                    continue; // every row sees the key, and drops its value
-                }
-                let mut call = clean.clone();
-                for b in 0..2 {
-                    let at = (b * 70 + key) * dims[0];
-                    call.k[at..][..dims[0]].fill(f64::NAN);
-                }
-                check_poisoned(
-                    &device,
-                    &clean,
-                    &call,
-                    key,
-                    dtype,
-                    stored,
-                    &format!("{hiding} {dims:?} key {key}"),
-                    false,
-                );
             }
         }
     }
 }
 
-pub(super) fn check_poisoned(
-    device: &Device,
-    clean: &Call,
-    call: &Call,
-    key: usize,
-    dtype: DType,
-    stored: Stored,
-    what: &str,
-    value: bool,
-) {
-    let Run(mut got) = run(device, call, dtype, stored).unwrap();
-    let mut want = clean.results();
-    let (mut hidden, mut row) = (0, 0);
-    for (b, h) in (0..2).flat_map(|b| (0..2).map(move |h| (b, h))) {
-        for i in 0..40 {
+/// A call, what it computes, and how it is run.
+pub(super) struct Poisoned<'a> {
+    pub(super) device: &'a Device,
+    pub(super) clean: &'a Call,
+    pub(super) want: &'a Results,
+    pub(super) dtype: DType,
+    pub(super) stored: Stored,
+}
+
+impl Poisoned<'_> {
+    /// Runs with the value of key `key` poisoned, or with the key itself NaN.
+    pub(super) fn check(&self, key: usize, poison: Option<f64>, what: &str) {
+        let clean = self.clean;
+        let mut call = clean.clone();
+        for row in (0..2).map(|b| b * 70 + key) {
+            match poison {
+                Some(poison) => call.v[row * clean.value_dim..][..clean.value_dim].fill(poison),
+                None => call.k[row * clean.head_dim..][..clean.head_dim].fill(f64::NAN),
+            }
+        }
+        let Run(mut got) = run(self.device, &call, self.dtype, self.stored).unwrap();
+        let mut want = self.want.clone();
+        let (mut hidden, mut row) = (0, 0);
+        for (b, h, i) in (0..4).flat_map(|pair| (0..40).map(move |i| (pair / 2, pair % 2, i))) {
             // A dropped key has no value, but its score takes part in the sum.
-            let sees = clean.sees(b, h, i, key) && (!value || clean.keep(b, h, i, key) != 0.0);
-            let at = if stored == Stored::Packed { (h * 2 + b) * 40 + i } else { row };
+            let sees = clean.sees(b, h, i, key) && (poison.is_none() || clean.keep(b, h, i, key) != 0.0);
+            let at = if self.stored == Stored::Packed { (h * 2 + b) * 40 + i } else { row };
             row += 1;
             hidden += usize::from(!sees);
             if !sees {
@@ -236,18 +223,18 @@ pub(super) fn check_poisoned(
             let dim = clean.value_dim;
             let o = &mut got[0].1[at * dim..][..dim];
             assert!(o.iter().all(|x| !x.is_finite()), "{what}: row {row} sees it, and is finite");
-            // Compared above: what is left is compared with what is expected without it.
+            // Looked at: what is left is compared with what is expected without it.
             o.fill(0.0);
             let place = (b * 2 + h) * 40 + i;
             want.o.value[place * dim..][..dim].fill(0.0);
-            if !value {
+            if poison.is_none() {
                 assert!(got[1].1[at].is_nan(), "{what}: lse of row {row}");
                 (got[1].1[at], want.lse.value[place]) = (0.0, 0.0);
             }
         }
+        assert!(hidden > 0, "{what}: hidden from no row");
+        check_run(clean, self.dtype, self.stored, &Run(got), &want);
     }
-    assert!(hidden > 0, "{what}: hidden from no row");
-    check_run(clean, dtype, stored, &Run(got), &want);
 }
 
 /// A sample's bits do not depend on its neighbours.
@@ -345,11 +332,11 @@ fn any_mixture() {
         let dim = |at: usize| {
             [1 + below(at, 64), 64, 1 + below(at, 128), 128, 1 + below(at, 256)][below(at + 1, 5)]
         };
-        let shape = shape(
-            [1 + below(2, 2), kv_heads * group, kv_heads],
-            [below(3, 71), below(4, 141)],
-            [dim(5), dim(7)],
-        );
+        let stored = [Stored::Dense, Stored::HeadsInside, Stored::Paged][below(13, 3)];
+        // Masks of paged keys are as wide as the pages.
+        let keys = if stored == Stored::Paged { 16 * (1 + below(4, 8)) } else { below(4, 141) };
+        let dims = [dim(5), dim(7)];
+        let shape = shape([1 + below(2, 2), kv_heads * group, kv_heads], [below(3, 71), keys], dims);
         let dtype = TYPES[below(9, 2)];
         let (batch, heads, [q_len, kv_len]) = (shape.heads[0], shape.heads[1], shape.lens);
         let per_head = |seed: u64, reach: f64| {
@@ -373,8 +360,6 @@ fn any_mixture() {
         call.alibi = chance(21).then(|| per_head(24_000 + n, 0.05));
         call.sinks = chance(22).then(|| per_head(25_000 + n, 1.0));
         call.dropout = chance(23).then_some((0.25, n, 3));
-        let stored =
-            [Stored::Dense, Stored::HeadsInside, Stored::Paged][below(13, if kv_len == 0 { 2 } else { 3 })];
         println!("case {n}: {shape:?} {dtype} {stored:?}");
         check_on(&[SCHEDULES[n as usize % 3]], &call, dtype, stored);
     }

@@ -3,7 +3,7 @@
 use super::SCHEDULES;
 use super::formulas::{Call, Kind};
 use super::general::{Stored, check_run, run, wide};
-use super::mma::{check_poisoned, forward, shape};
+use super::mma::{Poisoned, forward, shape};
 use crate::attention::*;
 use crate::device::{Device, Schedule};
 use crate::dtype::DType;
@@ -144,14 +144,12 @@ fn what_is_not_finite_stays_behind_every_mask() {
             };
             let stored = if hiding == "packed" { Stored::Packed } else { Stored::Dense };
             let poison = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][(n + m) % 3];
-            for (key, value) in [33, 36, 69].into_iter().flat_map(|key| [(key, true), (key, false)]) {
-                let mut call = clean.clone();
-                let (tensor, dim) = if value { (&mut call.v, dims[1]) } else { (&mut call.k, dims[0]) };
-                for b in 0..2 {
-                    tensor[(b * 70 + key) * dim..][..dim].fill(if value { poison } else { f64::NAN });
-                }
-                let what = format!("{hiding} {dims:?} key {key}, its value: {value}");
-                check_poisoned(&device(Schedule::InOrder), &clean, &call, key, dtype, stored, &what, value);
+            let (device, want) = (device(Schedule::InOrder), clean.results());
+            let poisoned = Poisoned { device: &device, clean: &clean, want: &want, dtype, stored };
+            for key in [33, 36, 69] {
+                let what = format!("{hiding} {dims:?} key {key}");
+                poisoned.check(key, Some(poison), &what);
+                poisoned.check(key, None, &what);
             }
         }
     }
