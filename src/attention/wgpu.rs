@@ -20,6 +20,7 @@ use crate::manifest::attention::{
 };
 use crate::tensor::{Memory, TensorRef};
 use bytemuck::{Pod, Zeroable};
+pub(super) use general::{append, entropy, weights};
 
 /// Columns the plain kernels accumulate at most.
 const PLAIN_DIM: usize = 128;

@@ -6,9 +6,9 @@ use crate::support::guarded::{Inner, random_layout};
 use crate::support::oracle_attention::{General, Score as OracleScore, Table};
 use crate::support::random::Random;
 use gatewarp::attention::{
-    AttentionGradientViews, AttentionOptions, AttentionSaved, Dropout, QueryOffset, Score, Seed, Sequences,
-    Window, Workspace, attention_backward_into, attention_backward_workspace, attention_forward_into,
-    attention_forward_workspace,
+    AttentionGradientViews, AttentionOptions, AttentionRow, AttentionSaved, Dropout, QueryOffset, Score,
+    Seed, Sequences, Window, Workspace, attention_backward_into, attention_backward_workspace,
+    attention_entropy, attention_forward_into, attention_forward_workspace, attention_weights,
 };
 use gatewarp::{DType, Device, Layout, Tensor, TensorRef};
 
@@ -294,6 +294,29 @@ impl<'a> Launch<'a> {
             lse_values = packing.unpack(&lse_values, 1);
         }
         Ok(ForwardRun { o: o_values, lse: lse_values, memory: (o, lse) })
+    }
+
+    /// Weights of `rows`, `[rows, key slots]`, and the entropy of every row, dense, absent rows 0.
+    pub fn look(&self, saved: &ForwardRun, rows: &[AttentionRow]) -> Result<(Vec<f64>, Vec<f64>), String> {
+        let (q, k, lse, options) = (self.q.view(), self.k.view(), saved.memory.1.view(), self.options());
+        let say = |error: gatewarp::Error| format!("{}: looking: {error}", self.device.name());
+        let values = |tensor: Tensor| -> gatewarp::Result<Vec<f64>> {
+            Ok(match tensor.dtype() {
+                DType::F64 => tensor.to_vec::<f64>()?,
+                _ => tensor.to_vec::<f32>()?.into_iter().map(f64::from).collect(),
+            })
+        };
+        let weights = attention_weights(&q, &k, &lse, &options, rows).map_err(say)?;
+        if weights.shape() != [rows.len(), self.problem.kv_slots] {
+            return Err(format!("weights have shape {:?}", weights.shape()));
+        }
+        let weights = values(weights).map_err(say)?;
+        let entropy = attention_entropy(&q, &k, &lse, &options).and_then(values).map_err(say)?;
+        let entropy = match self.packings() {
+            Some((packing, _)) => packing.unpack(&entropy, 1),
+            None => entropy,
+        };
+        Ok((weights, entropy))
     }
 
     /// A backward pass for every gradient there is.

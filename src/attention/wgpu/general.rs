@@ -3,6 +3,7 @@
 //! Everything small (lengths, slopes, sinks, weights, page tables, masks as bits, row scales, what backward needs of each row)
 //! is packed into one buffer, the plan, by kernels of its own, because a shader may bind eight buffers.
 
+mod inspect;
 mod places;
 mod records;
 
@@ -17,6 +18,7 @@ use crate::manifest::WgslKernel;
 use crate::manifest::attention::general_wgsl as kernels;
 use crate::tensor::TensorRef;
 use bytemuck::Zeroable;
+pub(in crate::attention) use inspect::{append, entropy, weights};
 pub(super) use places::{BACKWARD_ROW_WORDS, forward_row_words, is_split, workspace};
 use places::{MaskShape, Places, lines, partials, parts};
 use records::{MaskParams, PackParams, Params, PlanParams, SumParams, WORDS, ZEROS, flag, want};
