@@ -40,7 +40,7 @@ pub(in crate::attention) fn weights(
     let work = this.limited("tiles of one call", rows.len().saturating_mul(blocks), 1 << 31)?;
     (this.params.tiles, this.params.blocks) = (rows.len() as u32, blocks as u32);
     let plan = this.plan()?;
-    this.launch(&kernels::WEIGHTS, &[q, k, lse, bias, plan.buffer(), chosen, to], work)?;
+    this.launch(&kernels::WEIGHTS, &[q, k, lse, bias, plan.binding(), chosen, to], work)?;
     Ok(out)
 }
 
@@ -65,7 +65,7 @@ pub(in crate::attention) fn entropy(
     let work = this.limited("tiles of one call", this.pairs.saturating_mul(tiles), 1 << 31)?;
     this.params.tiles = tiles as u32;
     let plan = this.plan()?;
-    this.launch(&kernels::ENTROPY, &[q, k, lse, bias, plan.buffer(), to], work)?;
+    this.launch(&kernels::ENTROPY, &[q, k, lse, bias, plan.binding(), to], work)?;
     Ok(out)
 }
 
@@ -131,9 +131,9 @@ pub(in crate::attention) fn append(device: &WgpuDevice, call: &Append<'_>) -> Re
     for (cache, from, params) in launches {
         let [cache, from, lengths, table] =
             buffers([Some(cache), Some(from), Some(&lengths), table.as_ref()])?;
-        let bindings = [cache, from, lengths, table, Some(device.status())];
+        let bindings = [cache, from, lengths, table, Some(device.status().into())];
         let groups = rows.min(device.persistent_workgroups() as usize) as u32;
-        device.launch(&kernels::APPEND, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])?;
+        device.launch_parts(&kernels::APPEND, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])?;
     }
     Ok(())
 }
