@@ -1,4 +1,4 @@
-// attention_forward_{f16,bf16}_d{64,128}_sm90: o = row_scale · softmax(scale·q·kᵀ)·v by warpgroups that multiply while tiles load.
+// attention_forward_sm90_{f16,bf16}_d{64,128}: o = row_scale · softmax(scale·q·kᵀ)·v by warpgroups that multiply while tiles load.
 // Shapes    as forward.cu, of f16 or bf16, dk, dv ≤ the D in the name; options: attention::Call in call.cuh. Tiles come through
 //           maps of q, k and v: strides are multiples of 16 bytes
 // Mapping   grid of work items (pair, tile of 128 queries), the block walks them with the grid's step. Block 384: the first
@@ -393,13 +393,13 @@ GW_DEVICE void forward_sm90(Shared<u16> shared, const void* q, const void* k, co
 
 #define ATTENTION_FORWARD_SM90(TYPE, BF16, D)                                                                              \
     GW_KERNEL(384, 1)                                                                                                      \
-    attention_forward_##TYPE##_d##D##_sm90(const void* q, const void* k, const void* v, void* o, float* lse,               \
+    attention_forward_sm90_##TYPE##_d##D(const void* q, const void* k, const void* v, void* o, float* lse,               \
                                            const uint4* spans,                                                             \
                                            const __grid_constant__ attention::ForwardSm90Params params) {                  \
         GW_SHARED(gw::u16, shared);                                                                                        \
         attention::forward_sm90<D, BF16>(shared, q, k, v, o, lse, spans, params);                                          \
     }                                                                                                                      \
-    GW_EXPORT(attention_forward_##TYPE##_d##D##_sm90)
+    GW_EXPORT(attention_forward_sm90_##TYPE##_d##D)
 
 ATTENTION_FORWARD_SM90(f16, false, 64)
 ATTENTION_FORWARD_SM90(bf16, true, 64)

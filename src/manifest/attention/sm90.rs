@@ -36,13 +36,13 @@ const fn forward(entry: &'static str, dim: u32) -> CudaKernel {
 pub(crate) static VARIANTS: [Variant; 2] = [
     Variant {
         dim: 64,
-        f16: forward("attention_forward_f16_d64_sm90", 64),
-        bf16: forward("attention_forward_bf16_d64_sm90", 64),
+        f16: forward("attention_forward_sm90_f16_d64", 64),
+        bf16: forward("attention_forward_sm90_bf16_d64", 64),
     },
     Variant {
         dim: 128,
-        f16: forward("attention_forward_f16_d128_sm90", 128),
-        bf16: forward("attention_forward_bf16_d128_sm90", 128),
+        f16: forward("attention_forward_sm90_f16_d128", 128),
+        bf16: forward("attention_forward_sm90_bf16_d128", 128),
     },
 ];
 
