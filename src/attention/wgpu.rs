@@ -403,3 +403,5 @@ mod general_tests;
 mod tests;
 #[cfg(test)]
 mod unfused;
+#[cfg(test)]
+mod workspace_tests;

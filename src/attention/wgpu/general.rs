@@ -21,6 +21,8 @@ use crate::manifest::attention::general_wgsl as kernels;
 use crate::tensor::TensorRef;
 use bytemuck::Zeroable;
 pub(in crate::attention) use inspect::{append, entropy, weights};
+#[cfg(test)]
+pub(super) use places::plan_bytes;
 use places::{MaskShape, Places, forward_row_words, lines, partials, parts};
 pub(super) use places::{forward_parts, is_split, sum_bytes};
 use records::{MaskParams, PackParams, Params, PlanParams, WORDS, ZEROS, flag, want};

@@ -284,6 +284,12 @@ impl WgpuDevice {
     pub(crate) fn launches(&self) -> u64 {
         self.core.launches.load(Ordering::Relaxed)
     }
+
+    /// Buffers made so far, so that tests can see that a call allocated nothing.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by tests"))]
+    pub(crate) fn buffers(&self) -> u64 {
+        self.core.buffers.load(Ordering::Relaxed)
+    }
 }
 
 impl Core {

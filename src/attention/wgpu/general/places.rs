@@ -133,3 +133,9 @@ impl Places {
         }
     }
 }
+
+/// Bytes of the plan of a backward pass, the larger one.
+#[cfg(test)]
+pub(in crate::attention::wgpu) fn plan_bytes(problem: &Problem<'_>) -> usize {
+    4 * Places::of(problem, super::ROW_WORDS).words
+}
