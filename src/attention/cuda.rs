@@ -3,6 +3,7 @@
 
 mod general;
 pub(super) mod inspect;
+mod mma_backward;
 mod scratch;
 
 use super::plan::Tiles;
