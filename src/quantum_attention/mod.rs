@@ -162,7 +162,16 @@ impl QuantumAttention {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if it is not finite.
-    pub fn with_tau(self, tau: f64) -> Result<Self> {
+    pub fn with_tau(mut self, tau: f64) -> Result<Self> {
+        self.set_tau(tau)?;
+        Ok(self)
+    }
+
+    /// Sets τ of the calls that follow, where it is learned. [`backward`](Self::backward) needs the τ of its forward pass.
+    ///
+    /// # Errors
+    /// As [`QuantumAttention::with_tau`]; τ stays as it was.
+    pub fn set_tau(&mut self, tau: f64) -> Result<()> {
         if !tau.is_finite() {
             return Err(Error::argument(
                 "QuantumAttention::with_tau",
@@ -170,7 +179,8 @@ impl QuantumAttention {
                 format!("is {tau}, not finite"),
             ));
         }
-        Ok(Self { tau, ..self })
+        self.tau = tau;
+        Ok(())
     }
 
     /// Lets a token attend only to itself and what came before.

@@ -61,6 +61,13 @@ pub(crate) fn rows(tensor: &Tensor) -> Result<Tensor> {
     if adjacent { Ok(tensor.clone()) } else { tensor.contiguous() }
 }
 
+/// The contiguous tensor of `shape` that begins at element `offset` of a contiguous view.
+pub(crate) fn part<'a>(whole: &TensorRef<'a>, shape: &[usize], offset: usize) -> Result<TensorRef<'a>> {
+    let strides = gatewarp::Layout::contiguous(shape).map_err(wrap)?;
+    let place = gatewarp::Layout::new(shape, strides.strides(), whole.layout().offset() + offset);
+    whole.with_layout(place.map_err(wrap)?).map_err(wrap)
+}
+
 /// A gatewarp result as candle storage.
 pub(crate) fn storage(tensor: &gatewarp::Tensor) -> Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(tensor.to_vec().map_err(wrap)?), Shape::from(tensor.shape())))

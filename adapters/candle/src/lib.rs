@@ -20,7 +20,16 @@
 
 mod attention;
 mod bridge;
+mod inspect;
+mod loss;
+mod quantum_attention;
 mod task_heads;
 
 pub use attention::{Attention, attention};
+pub use gatewarp::attention::AttentionRow;
+pub use inspect::{attention_entropy, attention_weights};
+pub use loss::{TaskLosses, task_losses};
+pub use quantum_attention::{
+    QuantumAttention, QuantumParameters, QuantumReadout, quantum_attention, quantum_outcomes,
+};
 pub use task_heads::{TaskHeads, TaskHeadsReport, task_heads};

@@ -1,7 +1,7 @@
 //! Task-gated heads as a candle operation.
 
 use crate::attention::{Attention, with_saved};
-use crate::bridge::{Input, rows, storage, tensor, with_inputs, wrap};
+use crate::bridge::{Input, part, rows, storage, tensor, with_inputs, wrap};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use gatewarp::TensorRef;
 use gatewarp::task_heads::{
@@ -72,12 +72,7 @@ impl Op {
         f: impl FnOnce(&TensorRef<'_>, &TensorRef<'_>, &TaskHeadsOptions<'_>) -> gatewarp::Result<R>,
     ) -> Result<R> {
         let keys = self.k.iter().product();
-        let part = |shape: &[usize], offset| {
-            let strides = gatewarp::Layout::contiguous(shape)?;
-            kv.with_layout(gatewarp::Layout::new(shape, strides.strides(), offset)?)
-        };
-        let k = part(&self.k, 0).map_err(wrap)?;
-        let v = part(&self.v, keys).map_err(wrap)?;
+        let (k, v) = (part(kv, &self.k, 0)?, part(kv, &self.v, keys)?);
         let ids: Vec<i64> =
             self.options.tasks.iter().map(|task| task.map_or(i64::from(NO_TASK), i64::from)).collect();
         let tasks = TensorRef::from_slice(&ids, &[ids.len()]).map_err(wrap)?;
