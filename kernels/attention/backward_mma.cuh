@@ -1,13 +1,16 @@
-// backward_mma.cuh: the two kernels that attention/backward_mma_{f16,bf16}.cu and their _options compile for their types.
+// backward_mma.cuh: the two kernels that attention/backward_mma_*.cu compile for their types and dimensions.
 //
 // Where keys are rows, p and dz are the left operands of dv and dk as they come out of the first products: nothing but the
 // streamed tiles passes through shared memory. A warp of 16 rows reads a right operand for every two products, one of 32 rows
 // for every four; at D = 128 the sums of dk and dv leave registers for 16 rows, and for 32 rows of dq, or of dk and dv at
-// D = 64, for the products of 16 columns: 32 columns spilt.
+// D = 64, for the products of 16 columns: 32 columns spilt. At D = 256 dk and dv are summed by a launch each.
 #pragma once
 #include "attention/gradients.cuh"
 
 namespace attention {
+
+/// Columns that `fill` fills.
+constexpr int FILLED = VALUE_CHUNKS * Chunk<float>::WIDTH;
 
 template <bool BF16_TYPE, bool OPTIONS, int D, int TILES, int STAGE, int BLOCKS>
 GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const void* v, const void* grad_o, const float* lse,
@@ -39,7 +42,7 @@ GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const vo
             if (!active || !x.s.valid || rows == 0) {
                 const float nothing = active && !x.s.valid ? NAN : 0.0f;
                 const Matrix gradients = matrix(dq, params.dq, b, h, x.s.q_first, false);
-                if (dq) fill<float>(dq, c, gradients, first_row, rows, 0, c.head_dim, nothing);
+                for (int from = 0; dq && from < D; from += FILLED) fill<float>(dq, c, gradients, first_row, rows, from, c.head_dim, nothing);
                 if (drow_scale && active)
                     for (int row = threadIdx.x; row < rows; row += THREADS)
                         gw::store_global(drow_scale + scale_row(x, row), nothing);
@@ -112,7 +115,8 @@ GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const vo
     }
 }
 
-template <bool BF16_TYPE, bool OPTIONS, int D, int TILES, int STAGE, int BLOCKS>
+/// With ALONE either dk or dv is null, and registers hold the sums of one.
+template <bool BF16_TYPE, bool OPTIONS, bool ALONE, int D, int TILES, int STAGE, int BLOCKS>
 GW_DEVICE void dkv_mma(Shared<u16> shared, const void* q, const void* k, const void* v, const void* grad_o, const float* lse,
                        const float* delta, const uint4* spans, void* dk, void* dv, const GeneralBackwardParams& params) {
     typedef GradientTiles<true, D, TILES, STAGE, BLOCKS> Tiles;
@@ -139,8 +143,10 @@ GW_DEVICE void dkv_mma(Shared<u16> shared, const void* q, const void* k, const v
             if (!active || !s.valid || keys == 0) {
                 const float nothing = active && !s.valid ? NAN : 0.0f;
                 const auto at = [&](const Strides& steps) { return matrix(nullptr, steps, b, kv_head, s.k_first, false); };
-                if (dk) fill<float>(dk, c, at(params.dk), first_key, slots, 0, c.head_dim, nothing);
-                if (dv) fill<float>(dv, c, at(params.dv), first_key, slots, 0, c.value_dim, nothing);
+                for (int from = 0; from < D; from += FILLED) {
+                    if (dk) fill<float>(dk, c, at(params.dk), first_key, slots, from, c.head_dim, nothing);
+                    if (dv) fill<float>(dv, c, at(params.dv), first_key, slots, from, c.value_dim, nothing);
+                }
                 continue;
             }
             tiles.begin(s, b, kv_head, tiles_of(queries_in_sight(c, s, first_key, first_key + keys - 1), STAGE));
@@ -175,7 +181,8 @@ GW_DEVICE void dkv_mma(Shared<u16> shared, const void* q, const void* k, const v
         gw::cp_async_commit();
 
         const int key = first_key + OWN * warp;
-        RowSums<TILES, D> dk_sum = {}, dv_sum = {};
+        RowSums<TILES, D> sums[ALONE ? 1 : 2] = {};
+        RowSums<TILES, D>&dk_sum = sums[0], &dv_sum = sums[ALONE ? 0 : 1];
 #pragma unroll 1
         while (h < end_of(tiles.item())) {
             gw::cp_async_wait<0>();
@@ -221,37 +228,41 @@ GW_DEVICE void dkv_mma(Shared<u16> shared, const void* q, const void* k, const v
 
 }  // namespace attention
 
-#define ATTENTION_DQ_MMA(NAME, BF16_TYPE, OPTIONS, D, TILES, STAGE, BLOCKS)                                                     \
-    GW_KERNEL(attention::THREADS, 2)                                                                                            \
-    attention_backward_dq_##NAME(const void* q, const void* k, const void* v, const void* grad_o, const float* lse,        \
-                                     const float* delta, const uint4* spans, void* dq, float* drow_scale,                      \
-                                     const __grid_constant__ attention::GeneralBackwardParams params) {                         \
-        GW_SHARED(gw::u16, shared);                                                                                             \
-        attention::dq_mma<BF16_TYPE, OPTIONS, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dq,          \
-                                                                       drow_scale, params);                                    \
-    }                                                                                                                           \
-    GW_EXPORT(attention_backward_dq_##NAME)
+#define ATTENTION_DQ_MMA(NAME, BF16_TYPE, OPTIONS, D, TILES, STAGE, BLOCKS)                                             \
+    GW_KERNEL(attention::THREADS, 2)                                                                                    \
+    attention_backward_dq_mma_##NAME(const void* q, const void* k, const void* v, const void* grad_o, const float* lse, \
+                                     const float* delta, const uint4* spans, void* dq, float* drow_scale,               \
+                                     const __grid_constant__ attention::GeneralBackwardParams params) {                 \
+        GW_SHARED(gw::u16, shared);                                                                                     \
+        attention::dq_mma<BF16_TYPE, OPTIONS, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dq,  \
+                                                                       drow_scale, params);                             \
+    }                                                                                                                   \
+    GW_EXPORT(attention_backward_dq_mma_##NAME)
 
-#define ATTENTION_DKV_MMA(NAME, BF16_TYPE, OPTIONS, D, TILES, STAGE, BLOCKS)                                                    \
-    GW_KERNEL(attention::THREADS, 2)                                                                                            \
-    attention_backward_dkv_##NAME(const void* q, const void* k, const void* v, const void* grad_o, const float* lse,       \
-                                      const float* delta, const uint4* spans, void* dk, void* dv,                              \
-                                      const __grid_constant__ attention::GeneralBackwardParams params) {                        \
-        GW_SHARED(gw::u16, shared);                                                                                             \
-        attention::dkv_mma<BF16_TYPE, OPTIONS, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dk, dv,     \
-                                                                        params);                                               \
-    }                                                                                                                           \
-    GW_EXPORT(attention_backward_dkv_##NAME)
+#define ATTENTION_DKV_MMA(NAME, BF16_TYPE, OPTIONS, ALONE, D, TILES, STAGE, BLOCKS)                                        \
+    GW_KERNEL(attention::THREADS, 2)                                                                                       \
+    attention_backward_dkv_mma_##NAME(const void* q, const void* k, const void* v, const void* grad_o, const float* lse,   \
+                                      const float* delta, const uint4* spans, void* dk, void* dv,                          \
+                                      const __grid_constant__ attention::GeneralBackwardParams params) {                   \
+        GW_SHARED(gw::u16, shared);                                                                                        \
+        attention::dkv_mma<BF16_TYPE, OPTIONS, ALONE, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, \
+                                                                               dk, dv, params);                            \
+    }                                                                                                                      \
+    GW_EXPORT(attention_backward_dkv_mma_##NAME)
 
 // Rows of a tile: 64 · TILES. src/manifest/attention/mma_backward.rs has the same numbers.
-#define ATTENTION_BACKWARD_MMA(TYPE, BF16_TYPE)                      \
-    ATTENTION_DQ_MMA(mma_##TYPE##_64, BF16_TYPE, false, 64, 2, 64, 4)      \
-    ATTENTION_DQ_MMA(mma_##TYPE##_128, BF16_TYPE, false, 128, 2, 32, 2)    \
-    ATTENTION_DKV_MMA(mma_##TYPE##_64, BF16_TYPE, false, 64, 2, 64, 2)     \
-    ATTENTION_DKV_MMA(mma_##TYPE##_128, BF16_TYPE, false, 128, 1, 32, 4)
+#define ATTENTION_BACKWARD_MMA(TYPE, BF16_TYPE)                           \
+    ATTENTION_DQ_MMA(TYPE##_64, BF16_TYPE, false, 64, 2, 64, 4)           \
+    ATTENTION_DQ_MMA(TYPE##_128, BF16_TYPE, false, 128, 2, 32, 2)         \
+    ATTENTION_DKV_MMA(TYPE##_64, BF16_TYPE, false, false, 64, 2, 64, 2)   \
+    ATTENTION_DKV_MMA(TYPE##_128, BF16_TYPE, false, false, 128, 1, 32, 4)
 
-#define ATTENTION_BACKWARD_MMA_OPTIONS(TYPE, BF16_TYPE)             \
-    ATTENTION_DQ_MMA(mma_options_##TYPE##_64, BF16_TYPE, true, 64, 1, 64, 4)      \
-    ATTENTION_DQ_MMA(mma_options_##TYPE##_128, BF16_TYPE, true, 128, 1, 32, 4)    \
-    ATTENTION_DKV_MMA(mma_options_##TYPE##_64, BF16_TYPE, true, 64, 1, 64, 4)     \
-    ATTENTION_DKV_MMA(mma_options_##TYPE##_128, BF16_TYPE, true, 128, 1, 32, 4)
+#define ATTENTION_BACKWARD_MMA_OPTIONS(TYPE, BF16_TYPE)                            \
+    ATTENTION_DQ_MMA(options_##TYPE##_64, BF16_TYPE, true, 64, 1, 64, 4)           \
+    ATTENTION_DQ_MMA(options_##TYPE##_128, BF16_TYPE, true, 128, 1, 32, 4)         \
+    ATTENTION_DKV_MMA(options_##TYPE##_64, BF16_TYPE, true, false, 64, 1, 64, 4)   \
+    ATTENTION_DKV_MMA(options_##TYPE##_128, BF16_TYPE, true, false, 128, 1, 32, 4)
+
+#define ATTENTION_BACKWARD_MMA_256(TYPE, BF16_TYPE)                      \
+    ATTENTION_DQ_MMA(TYPE##_256, BF16_TYPE, false, 256, 1, 16, 2)        \
+    ATTENTION_DKV_MMA(TYPE##_256, BF16_TYPE, false, true, 256, 1, 16, 2)

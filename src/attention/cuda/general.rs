@@ -1,5 +1,5 @@
 //! The general kernels: what their launches get. kernels/attention/{plan,forward_general,combine,backward_general,
-//! backward_bias,backward_sums}.cu.
+//! backward_bias,backward_sums}.cu. Gradients that the matrix units take (mma_backward.rs) are launched here in their place.
 
 use super::mma_backward;
 use super::scratch::Scratch;
@@ -517,7 +517,11 @@ pub(super) fn backward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Ba
             None => (&kernels.dkv, BACKWARD_ROWS, columns, params),
         };
         let items = problem.batch * problem.kv_heads * problem.kv_slots.div_ceil(rows) * columns;
-        device.launch(kernel, grid(device, items, listed), &[&shared[..], &own].concat(), params)?;
+        let alone = mma.is_some_and(|mma| mma.alone);
+        let each: &[[u64; 2]] = if alone { &[[own[0], 0], [0, own[1]]] } else { &[own] };
+        for own in each.iter().filter(|own| **own != [0, 0]) {
+            device.launch(kernel, grid(device, items, listed), &[&shared[..], own].concat(), params)?;
+        }
     }
     if let Some(dbias) = dbias.filter(|view| !view.as_ref().layout().is_empty()) {
         let [b, h, i, j] = std::array::from_fn(|i| dbias.as_ref().shape()[i]);

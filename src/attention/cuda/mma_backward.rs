@@ -36,9 +36,8 @@ pub(super) fn rows_aligned(problem: &Problem<'_>, call: &Backward<'_>) -> u32 {
             && (0..3).all(|i| (layout.step(i) * size).is_multiple_of(bytes));
         if fits { bit } else { 0 }
     };
-    let output = |bit: u32, view: Option<&TensorMut<'_>>| {
-        view.map_or(0, |view| aligned(bit, view.as_ref(), 4))
-    };
+    let output =
+        |bit: u32, view: Option<&TensorMut<'_>>| view.map_or(0, |view| aligned(bit, view.as_ref(), 4));
     let gradients = &call.gradients;
     aligned(vectors::Q, &problem.q, 16)
         | aligned(vectors::K, &problem.k, 16)

@@ -19,6 +19,8 @@ pub(crate) struct Variant {
     pub(crate) dim: usize,
     /// Whether softcap, mask, bias, slopes and dropout are obeyed.
     pub(crate) options: bool,
+    /// Whether `dkv` computes dk or dv, not both.
+    pub(crate) alone: bool,
     pub(crate) dq: CudaKernel,
     pub(crate) dkv: CudaKernel,
     /// Rows of a tile of `dq`, and keys of one of `dkv`.
@@ -54,18 +56,19 @@ const DKV: &[&str] = &["q", "k", "v", "grad_o", "lse", "delta", "spans", "dk", "
 
 /// `$tiles` of 16 rows a warp, for queries and for keys; columns of a stage.
 macro_rules! variant {
-    ($file:literal, $dim:literal, $options:literal, $tiles:expr, $stage:literal) => {
+    ([$file:literal, $name:literal], $dim:literal, $options:literal, $tiles:expr, $stage:literal) => {
         Variant {
             dim: $dim,
             options: $options,
+            alone: $dim > 128,
             dq: CudaKernel {
-                entry: concat!("attention_backward_dq_", $file, "_", $dim),
+                entry: concat!("attention_backward_dq_", $name, "_", $dim),
                 pointers: DQ,
                 shared_bytes: shared_bytes(false, $options, $dim, $tiles[0], $stage),
                 ..row!($file)
             },
             dkv: CudaKernel {
-                entry: concat!("attention_backward_dkv_", $file, "_", $dim),
+                entry: concat!("attention_backward_dkv_", $name, "_", $dim),
                 pointers: DKV,
                 shared_bytes: shared_bytes(true, $options, $dim, $tiles[1], $stage),
                 ..row!($file)
@@ -79,18 +82,19 @@ macro_rules! variant {
 macro_rules! variants {
     ($plain:literal, $options:literal) => {
         [
-            variant!($plain, 64, false, [2, 2], 64),
-            variant!($plain, 128, false, [2, 1], 32),
-            variant!($options, 64, true, [1, 1], 64),
-            variant!($options, 128, true, [1, 1], 32),
+            variant!([$plain, $plain], 64, false, [2, 2], 64),
+            variant!([$plain, $plain], 128, false, [2, 1], 32),
+            variant!(["mma_256", $plain], 256, false, [1, 1], 16),
+            variant!([$options, $options], 64, true, [1, 1], 64),
+            variant!([$options, $options], 128, true, [1, 1], 32),
         ]
     };
 }
 
 /// Kernels for f16, the smallest dimension first.
-pub(crate) static MMA_BACKWARD_F16: [Variant; 4] = variants!("mma_f16", "mma_options_f16");
+pub(crate) static MMA_BACKWARD_F16: [Variant; 5] = variants!("mma_f16", "mma_options_f16");
 /// Kernels for bf16.
-pub(crate) static MMA_BACKWARD_BF16: [Variant; 4] = variants!("mma_bf16", "mma_options_bf16");
+pub(crate) static MMA_BACKWARD_BF16: [Variant; 5] = variants!("mma_bf16", "mma_options_bf16");
 
 /// Every row.
 pub(in crate::manifest) const CUDA: &[&CudaKernel] = &[
@@ -102,6 +106,8 @@ pub(in crate::manifest) const CUDA: &[&CudaKernel] = &[
     &MMA_BACKWARD_F16[2].dkv,
     &MMA_BACKWARD_F16[3].dq,
     &MMA_BACKWARD_F16[3].dkv,
+    &MMA_BACKWARD_F16[4].dq,
+    &MMA_BACKWARD_F16[4].dkv,
     &MMA_BACKWARD_BF16[0].dq,
     &MMA_BACKWARD_BF16[0].dkv,
     &MMA_BACKWARD_BF16[1].dq,
@@ -110,4 +116,6 @@ pub(in crate::manifest) const CUDA: &[&CudaKernel] = &[
     &MMA_BACKWARD_BF16[2].dkv,
     &MMA_BACKWARD_BF16[3].dq,
     &MMA_BACKWARD_BF16[3].dkv,
+    &MMA_BACKWARD_BF16[4].dq,
+    &MMA_BACKWARD_BF16[4].dkv,
 ];

@@ -1,6 +1,7 @@
 //! Gradients on the matrix units under the emulator, against f64: the backward pass alone, from the f64 results of the forward
 //! one, so that what is wrong is wrong here.
 
+use super::super::banks::conflicts;
 use super::*;
 
 const TYPES: [DType; 2] = [DType::F16, DType::BF16];
@@ -75,8 +76,9 @@ fn gradients(device: &Device, c: &Call, dtype: DType, rows: Rows, want: &Results
     let k_shape = |dim: usize| shape(c.kv_heads, c.kv_slots, &c.kv_lens, dim);
     let query = |values: &[f64], dim: usize| of(values, c.q_heads, c.q_len, &c.q_lens, dim);
     let key = |values: &[f64], dim: usize| of(values, c.kv_heads, c.kv_slots, &c.kv_lens, dim);
-    let by_query =
-        |values: &[f64], dim: usize| Placed::new(device, dtype, rows.layout(q_shape(dim)), &query(values, dim));
+    let by_query = |values: &[f64], dim: usize| {
+        Placed::new(device, dtype, rows.layout(q_shape(dim)), &query(values, dim))
+    };
     let by_key =
         |values: &[f64], dim: usize| Placed::new(device, dtype, rows.layout(k_shape(dim)), &key(values, dim));
     let of_rows = |values: &[f64]| Placed::plain(device, DType::F32, &q_shape(1)[..3], &query(values, 1));
@@ -98,7 +100,8 @@ fn gradients(device: &Device, c: &Call, dtype: DType, rows: Rows, want: &Results
             let which = |on| (0..flags.len()).filter(move |&i| flags[i] == on).map(|i| i as u32);
             which(true).chain(which(false)).collect()
         };
-        let kv: Vec<bool> = active.chunks(c.q_heads / c.kv_heads).map(|heads| heads.contains(&true)).collect();
+        let kv: Vec<bool> =
+            active.chunks(c.q_heads / c.kv_heads).map(|heads| heads.contains(&true)).collect();
         let count = |flags: &[bool]| flags.iter().filter(|&&on| on).count() as u32;
         let words = |words: &[u32], shape: &[usize]| Tensor::from_slice(device, words, shape).unwrap();
         let flags: Vec<u32> = active.iter().map(|&on| on.into()).collect();
@@ -140,8 +143,7 @@ fn gradients(device: &Device, c: &Call, dtype: DType, rows: Rows, want: &Results
     let output = |shape| Fenced::new(device, dtype, rows.layout(shape));
     let mut dq = output(q_shape(c.head_dim));
     let (mut dk, mut dv) = (output(k_shape(c.head_dim)), output(k_shape(c.value_dim)));
-    let mut drow_scale =
-        Fenced::new(device, DType::F32, Layout::contiguous(&q_shape(1)[..3]).unwrap());
+    let mut drow_scale = Fenced::new(device, DType::F32, Layout::contiguous(&q_shape(1)[..3]).unwrap());
     let is_wanted = |name| wanted.contains(&name);
     let gates = is_wanted("drow_scale") && lists.is_some();
     let views = AttentionGradientViews {
@@ -193,7 +195,7 @@ fn one(lens: [usize; 2], dims: [usize; 2]) -> Shape {
 #[test]
 fn every_length_around_tiles_and_every_dimension_around_variants() {
     let lens = [0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 130];
-    let dims = [1, 8, 16, 40, 63, 64, 65, 80, 127, 128];
+    let dims = [1, 8, 16, 40, 63, 64, 65, 80, 127, 128, 129, 200, 255, 256];
     let storage = [Rows::Dense, Rows::Wide, Rows::Even, Rows::Odd];
     for n in 0..lens.len() {
         for (step, dtype) in TYPES.into_iter().enumerate() {
@@ -283,7 +285,8 @@ fn listed_heads_and_row_scales() {
 #[test]
 fn logits_of_ten_thousand() {
     for dtype in TYPES {
-        let call = Call::of(one([40, 70], [16, 16]), Kind::Dot, dtype, 2500).with(|c| c.coefficient = -3000.0);
+        let call =
+            Call::of(one([40, 70], [16, 16]), Kind::Dot, dtype, 2500).with(|c| c.coefficient = -3000.0);
         // Weights are 0 or 1 almost everywhere; the terms of a gradient grow with the logits, and so does its bound.
         check_call(&call, dtype, Rows::Dense);
     }
@@ -293,7 +296,7 @@ fn logits_of_ten_thousand() {
 #[test]
 fn what_is_masked_may_be_nan() {
     for (n, poison) in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY].into_iter().enumerate() {
-        for (m, dims) in [[40, 24], [80, 128]].into_iter().enumerate() {
+        for (m, dims) in [[40, 24], [80, 128], [136, 40]].into_iter().enumerate() {
             let dtype = TYPES[(n + m) % 2];
             let shape = Shape { heads: [2, 2, 1], lens: [42, 90], dims };
             let seed = 2600 + n as u64;
@@ -334,7 +337,8 @@ fn an_unmasked_nan_reaches_what_sees_it_and_no_more() {
         let want = clean.results();
         let mut call = clean.clone();
         call.k[80 * 16 + 3] = f64::NAN;
-        let run = gradients(&emulated(Schedule::Random(5)), &call, dtype, Rows::Dense, &want, &["dq", "dk", "dv"]);
+        let run =
+            gradients(&emulated(Schedule::Random(5)), &call, dtype, Rows::Dense, &want, &["dq", "dk", "dv"]);
         let [dq, dk, dv] = [0, 1, 2].map(|which| &run.0[which].1);
         for (at, &x) in dq.iter().enumerate() {
             assert_eq!(x.is_nan(), at / 16 % 100 >= 80, "dq[{at}] is {x}");
@@ -349,7 +353,8 @@ fn an_unmasked_nan_reaches_what_sees_it_and_no_more() {
         let mut call = clean.clone();
         call.q[30 * 16 + 1] = f64::NAN;
         call.grad_o[130 * 72..131 * 72].fill(f64::INFINITY);
-        let run = gradients(&emulated(Schedule::InOrder), &call, dtype, Rows::Dense, &want, &["dq", "dk", "dv"]);
+        let run =
+            gradients(&emulated(Schedule::InOrder), &call, dtype, Rows::Dense, &want, &["dq", "dk", "dv"]);
         let [dq, dk, dv] = [0, 1, 2].map(|which| &run.0[which].1);
         for (at, &x) in dq.iter().enumerate() {
             assert_eq!(!x.is_finite(), matches!(at / 16, 30 | 130), "dq[{at}] is {x}");
@@ -379,7 +384,9 @@ fn weights_beyond_f16_do_not_overflow() {
 
 #[test]
 fn the_same_bits_every_time_and_under_every_schedule() {
-    for (dims, options) in [([40, 64], false), ([128, 70], false), ([24, 64], true), ([80, 80], true)] {
+    for (dims, options) in
+        [([40, 64], false), ([128, 70], false), ([256, 9], false), ([24, 64], true), ([80, 80], true)]
+    {
         for dtype in TYPES {
             let shape = Shape { heads: [1, 4, 2], lens: [70, 140], dims };
             let call = Call::of(shape, Kind::Dot, dtype, 2900).with(|c| {
@@ -408,8 +415,8 @@ fn twenty_repeats_give_the_same_bits() {
 /// Each request gets the bits that it gets beside all others, and nothing else is written.
 #[test]
 fn gradients_on_the_matrix_units_do_not_depend_on_which_are_asked_for() {
-    for (n, dims) in [[24, 64], [72, 40]].into_iter().enumerate() {
-        let dtype = TYPES[n];
+    for (n, dims) in [[24, 64], [72, 40], [16, 160]].into_iter().enumerate() {
+        let dtype = TYPES[n % 2];
         let shape = Shape { heads: [2, 2, 1], lens: [20, 40], dims };
         let call = Call::of(shape, Kind::Dot, dtype, 3000).with(|c| {
             (c.active, c.row_scale) = (Some(vec![true; 4]), Some(wide(9, 4 * 20, 1.0)));
@@ -446,5 +453,19 @@ fn a_sample_alone_has_the_bits_it_has_in_a_batch() {
         for ((name, one), (_, many)) in run.0.iter().zip(&together.0) {
             assert_eq!(*one, part(many), "{name} of sample {b}");
         }
+    }
+}
+
+/// Terms of queries and a thread's products; tiles are tested where their header is.
+#[test]
+fn no_access_pattern_of_gradients_on_the_matrix_units_has_conflicts() {
+    for (n, x) in (0..8).flat_map(|n| [(n, 0), (n, 1)]) {
+        assert_eq!(conflicts(4, |thread| 8 * n + thread % 4 * 2 + x), 1, "terms of columns");
+        assert_eq!(
+            conflicts(4, |thread| thread / 32 * 32 + 8 * (n % 4) + thread % 32 / 4),
+            1,
+            "terms of rows"
+        );
+        assert_eq!(conflicts(8, |thread| (2 * n + x) * 128 + thread), 1, "products");
     }
 }
