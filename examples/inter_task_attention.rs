@@ -1,12 +1,12 @@
 //! Attention over the task axis: every sample is asked every task, then its tasks look at each other.
 //!
-//! The outputs `y [batch, tasks, heads, length, dim]` of all tasks are viewed as a sequence of tasks, one for each (head, position): other
-//! strides of the same memory, so nothing is copied or transposed.
+//! A head that several tasks use is computed once. The outputs `y [batch, tasks, heads, length, dim]` are viewed as a sequence of
+//! tasks, one for each (head, position): other strides of the same memory, so nothing is copied or transposed.
 //!
 //! `cargo run --release --example inter_task_attention [DEVICE]`
 
 use gatewarp::attention::{AttentionOptions, attention_forward};
-use gatewarp::task_heads::{Activation, GateSource, TaskHeadsOptions, task_heads_forward};
+use gatewarp::task_heads::{Activation, EveryTaskGate, EveryTaskOptions, task_heads_forward_every_task};
 use gatewarp::{Device, Layout, Result, Tensor};
 
 const BATCH: usize = 2;
@@ -23,17 +23,9 @@ pub fn mix(device: &Device) -> Result<(Vec<f32>, Vec<f32>)> {
     let x = Tensor::from_slice(device, &wave(shape.iter().product(), 0.37), &shape)?;
     let logits = Tensor::from_slice(device, &wave(TASKS * HEADS, 1.7), &[TASKS, HEADS])?;
     let per_sample = HEADS * LENGTH * DIM;
-    let mut y = vec![0.0f32; BATCH * TASKS * per_sample];
-    for task in 0..TASKS {
-        let tasks = Tensor::from_slice(device, &[task as i32; BATCH], &[BATCH])?;
-        let gate = GateSource::Static { logits: logits.view(), tasks: tasks.view() };
-        let options = TaskHeadsOptions::new(gate, Activation::top_k(2, true));
-        let out = task_heads_forward(&x.view(), &x.view(), &x.view(), &options)?.y.to_vec::<f32>()?;
-        for (b, sample) in out.chunks(per_sample).enumerate() {
-            y[(b * TASKS + task) * per_sample..][..per_sample].copy_from_slice(sample);
-        }
-    }
-    let own = Tensor::from_slice(device, &y, &[BATCH, TASKS, HEADS, LENGTH, DIM])?;
+    let gate = EveryTaskGate::Static { logits: logits.view() };
+    let options = EveryTaskOptions::new(gate, Activation::top_k(2, true));
+    let own = task_heads_forward_every_task(&x.view(), &x.view(), &x.view(), &options)?.y;
     // Each (head, position) is a head of the call, each task a row of its sequence.
     let by_task =
         Layout::new(&[BATCH, HEADS * LENGTH, TASKS, DIM], &[TASKS * per_sample, DIM, per_sample, 1], 0)?;
@@ -45,7 +37,7 @@ pub fn mix(device: &Device) -> Result<(Vec<f32>, Vec<f32>)> {
         &[HEADS * LENGTH * TASKS * DIM, DIM, TASKS * DIM, 1],
         0,
     )?;
-    Ok((y, mixed.o.view().with_layout(order)?.to_vec()?))
+    Ok((own.to_vec()?, mixed.o.view().with_layout(order)?.to_vec()?))
 }
 
 #[allow(dead_code, reason = "tests call `mix`")]

@@ -129,9 +129,9 @@ GW_DEVICE void forward(Shared<float> shared, const float* q, const float* k, con
             // By the mask, not by the weight: scores of −∞ that are seen make NaN, as the formula does.
             const bool empty = min(last + LANES_Y * i + 1, sample.kv) <= 0;
             const float gate = scales ? gw::load_global_cached(scales + row * p.row_scale.row) : 1.0f;
-            const float factor = gate * gw::rcp(weight);
+            const float inverse = gw::rcp(weight);
 #pragma unroll
-            for (int x = 0; x < Columns<D>::COUNT; ++x) sum[i][x] = empty ? 0.0f : sum[i][x] * factor;
+            for (int x = 0; x < Columns<D>::COUNT; ++x) sum[i][x] = empty ? 0.0f : sum[i][x] * inverse * gate;
             store_row<D>(o_rows + row * params.o.row, sum[i], p.value_dim, p.vectors & O);
             const float log_sum = empty ? -INFINITY : gw::fma(top[i], gw::LN_2, ::logf(weight));
             if (tx == 0) gw::store_global(lse_rows + row * params.lse.row, log_sum);

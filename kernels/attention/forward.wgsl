@@ -64,16 +64,15 @@ fn write_row(
         let bits = select(bitcast<u32>(log_sum), NEGATIVE_INFINITY_BITS, empty);
         lse[base(params.lse, b, h) + row * params.lse.w] = select(bits, NAN_BITS, poisoned);
     }
-    var factor = 1.0 / total;
-    if (params.want == WANT_ROW_SCALE) {
-        factor *= row_scale[base(params.row_scale, b, h) + row * params.row_scale.w];
-    }
+    let factor = 1.0 / total;
+    var gate = 1.0;
+    if (params.want == WANT_ROW_SCALE) { gate = row_scale[base(params.row_scale, b, h) + row * params.row_scale.w]; }
     let to = base(params.o, b, h) + row * params.o.w;
-    write4(to, 4u * tx, acc0 * factor, empty, poisoned);
-    if (OUT > 1u) { write4(to, 4u * tx + 32u, acc1 * factor, empty, poisoned); }
+    write4(to, 4u * tx, acc0 * factor * gate, empty, poisoned);
+    if (OUT > 1u) { write4(to, 4u * tx + 32u, acc1 * factor * gate, empty, poisoned); }
     if (OUT > 2u) {
-        write4(to, 4u * tx + 64u, acc2 * factor, empty, poisoned);
-        write4(to, 4u * tx + 96u, acc3 * factor, empty, poisoned);
+        write4(to, 4u * tx + 64u, acc2 * factor * gate, empty, poisoned);
+        write4(to, 4u * tx + 96u, acc3 * factor * gate, empty, poisoned);
     }
 }
 

@@ -167,9 +167,9 @@ GW_DEVICE void forward_general(Shared<typename Chunk<A>::Vector> shared, const v
             const A gate = c.row_scale ? load_term<A>(c.row_scale, b * c.row_scale_at.batch + h * c.row_scale_at.head +
                                                                        (s.q_first + row / c.pack) * c.row_scale_at.row)
                                        : A(1);
-            const A factor = gate * scale * reciprocal(weight);
+            const A factor = scale * reciprocal(weight);
 #pragma unroll
-            for (int x = 0; x < T::COUNT; ++x) sum[i][x] = seen ? sum[i][x] * factor : 0;
+            for (int x = 0; x < T::COUNT; ++x) sum[i][x] = seen ? sum[i][x] * factor * gate : 0;
             put_row(o, row_at(c, out, row), c.type, sum[i], first_column, c.value_dim);
             // A row that sees nothing but its sink: the logarithm of its own exponential.
             const A log_sum = !seen && !c.sinks ? -INFINITY : gw::fma(highest, ln_2<A>(), log_of(weight));

@@ -58,8 +58,9 @@ fn main(
             let bits = select(bitcast<u32>(peak + log_total), NEGATIVE_INFINITY_BITS, empty && !has(HAS_SINKS));
             lse[base(params.lse, b, h) + line * params.lse.w] = select(bits, NAN_BITS, poisoned);
         }
-        var factor = params.keep / total;
-        if (has(HAS_ROW_SCALE)) { factor *= bitcast<f32>(plan[params.at_rows + plan[at + 5u] + h * params.row_stride + row]); }
+        let factor = params.keep / total;
+        var gate = 1.0;
+        if (has(HAS_ROW_SCALE)) { gate = bitcast<f32>(plan[params.at_rows + plan[at + 5u] + h * params.row_stride + row]); }
         for (var d = 4u * thread; d < params.value_dim; d += 256u) {
             var sum = vec4f(0.0);
             for (var n = 0u; n < count; n += 1u) {
@@ -71,7 +72,7 @@ fn main(
                 // Not added to 0, which would lose the sign of −0.
                 sum = select(sum + values, values, n == 0u);
             }
-            let bits = select(select(bitcast<vec4u>(factor * sum), vec4u(0u), empty), vec4u(NAN_BITS), poisoned);
+            let bits = select(select(bitcast<vec4u>(factor * sum * gate), vec4u(0u), empty), vec4u(NAN_BITS), poisoned);
             write4(base(params.o, b, h) + line * params.o.w, d, params.value_dim, bits);
         }
     }

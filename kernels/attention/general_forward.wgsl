@@ -187,8 +187,9 @@ fn main(
         let poisoned = sequence.length < 0;
         let empty = saw == vec4u(0u);
         let line_number = sequence.q_start + row;
-        var factor = params.keep / total;
-        if (has(HAS_ROW_SCALE)) { factor *= row_scales(it, row); }
+        let factor = params.keep / total;
+        var gate = vec4f(1.0);
+        if (has(HAS_ROW_SCALE)) { gate = row_scales(it, row); }
         if (tx == 0u && column0 == 0u) {
             let nothing = empty & vec4<bool>(!has(HAS_SINKS));
             let bits = select(bitcast<vec4u>(log_sum), vec4u(NEGATIVE_INFINITY_BITS), nothing);
@@ -197,6 +198,7 @@ fn main(
         }
         let to = base(params.o, b, h) + line_number * params.o.w;
         write_rows(to, params.o.w, rows, column0, params.value_dim, widths, tx, empty, poisoned,
-            scale_rows(acc0, factor), scale_rows(acc1, factor), scale_rows(acc2, factor), scale_rows(acc3, factor));
+            scale_rows(scale_rows(acc0, factor), gate), scale_rows(scale_rows(acc1, factor), gate),
+            scale_rows(scale_rows(acc2, factor), gate), scale_rows(scale_rows(acc3, factor), gate));
     }
 }

@@ -1,21 +1,27 @@
 // task_heads_delta_f32: δ of every masked (sample, head): Σ a·b over its rows and columns, or Σ a over its rows.
 // Shapes    a, b [batch, heads, rows, columns] strided, last = 1, or a [batch, heads, rows] contiguous; mask [batch, heads] u32;
-//           gates, delta [batch, heads] f32
+//           gates, delta [batch, heads] f32. With tasks that share a head's b: a [batch, tasks, heads, rows, columns], gates and
+//           delta [batch, tasks, heads]
 // Mapping   persistent, workgroup 256, one pair at a time; products: a team of 32 takes every 8th row, its members the columns
 // Shared    256 partial sums = 1 KiB
 // Traffic   a and b of the masked pairs once; those of the others are not read
 // Numerics  f32; invocations, then a halving tree: an order that depends on rows and columns alone
-// Host      batch · heads < 2^31; every element index < 2^32
+// Host      batch · tasks · heads < 2^31; every element index < 2^32
 // Twin      src/task_heads/cpu.rs        Source  our own
 struct Params {
-    a_offset: u32, a_stride_b: u32, a_stride_h: u32, a_stride_r: u32,
+    a_offset: u32, a_stride_b: u32, a_stride_t: u32, a_stride_h: u32, a_stride_r: u32,
     b_offset: u32, b_stride_b: u32, b_stride_h: u32, b_stride_r: u32,
     mask_offset: u32, gates_offset: u32, delta_offset: u32,
-    pairs: u32, heads: u32, rows: u32, columns: u32,
+    // Pairs of gates.
+    pairs: u32, tasks: u32, heads: u32, rows: u32, columns: u32,
     // 0: the sum of a alone.
     products: u32,
-    // Pairs with mask 0 are left; otherwise 0, or NaN where the gate is NaN.
+    // Pairs that are not summed are left; otherwise 0, or NaN where the gate is NaN.
     keep_others: u32,
+    // Summed is what the mask says (0), of that the gates neither 0 nor NaN (1), or not NaN (2).
+    chosen: u32,
+    // b is not yet multiplied by the gate.
+    times_gate: u32,
 }
 @group(0) @binding(0) var<storage, read> a: array<f32>;
 @group(0) @binding(1) var<storage, read> b: array<f32>;
@@ -35,9 +41,10 @@ fn invocation_sum(pair: u32, local: u32) -> f32 {
         for (var row = local; row < params.rows; row += WORKGROUP) { sum += a[rows + row]; }
         return sum;
     }
-    let sample = pair / params.heads;
+    let sample = pair / params.heads / params.tasks;
+    let task = pair / params.heads % params.tasks;
     let head = pair % params.heads;
-    let a_rows = params.a_offset + sample * params.a_stride_b + head * params.a_stride_h;
+    let a_rows = params.a_offset + sample * params.a_stride_b + task * params.a_stride_t + head * params.a_stride_h;
     let b_rows = params.b_offset + sample * params.b_stride_b + head * params.b_stride_h;
     for (var row = local / TEAM; row < params.rows; row += WORKGROUP / TEAM) {
         let a_row = a_rows + row * params.a_stride_r;
@@ -57,7 +64,12 @@ fn main(
 ) {
     for (var pair = workgroup.x; pair < params.pairs; pair += workgroups.x) {
         // The barriers are reached whatever the mask holds; only the reads and the result depend on it.
-        let masked = mask[params.mask_offset + pair] != 0u;
+        let gate = gates[params.gates_offset + pair];
+        let magnitude = gate & 0x7fffffffu;
+        let is_nan = magnitude > 0x7f800000u;
+        let left_out = (params.chosen == 1u && magnitude == 0u) || (params.chosen != 0u && is_nan);
+        let owner = pair / params.heads / params.tasks * params.heads + pair % params.heads;
+        let masked = !left_out && mask[params.mask_offset + owner] != 0u;
         var sum = 0.0;
         if (masked) { sum = invocation_sum(pair, local); }
         sums[local] = sum;
@@ -68,10 +80,10 @@ fn main(
         }
         if (local == 0u) {
             if (masked) {
-                delta[params.delta_offset + pair] = bitcast<u32>(sums[0]);
+                let factor = select(1.0, bitcast<f32>(gate), params.times_gate != 0u);
+                delta[params.delta_offset + pair] = bitcast<u32>(sums[0] * factor);
             } else if (params.keep_others == 0u) {
-                let bits = gates[params.gates_offset + pair];
-                delta[params.delta_offset + pair] = select(0u, NAN_BITS, (bits & 0x7fffffffu) > 0x7f800000u);
+                delta[params.delta_offset + pair] = select(0u, NAN_BITS, is_nan);
             }
         }
         // The next pair's sums overwrite what invocation 0 reads.

@@ -1,7 +1,7 @@
-// task_heads_dynamic_inputs_f32: dx[b,f] = Σ_h dz[b,h]·w[t_b,h,f].
+// task_heads_dynamic_inputs_f32: dx[b,f] = Σ_h dz[b,h]·w[t_b,h,f], summed over the samples that share x.
 // Shapes    dz [batch, heads] f32 contiguous; weights [tasks, heads, features] strided, last = 1; ids [batch] i32, u32 or i64 strided,
-//           or none: all samples are of task 0; dx [batch, features] contiguous
-// Mapping   persistent, block 128; a thread owns an element and walks the heads in ascending order
+//           or none: all samples are of task 0; dx [batch / repeat, features] contiguous
+// Mapping   persistent, block 128; a thread owns an element and walks its samples and heads in ascending order
 // Traffic   weights once a sample, from cache; dx once
 // Bad id    NaN, never used as an index; without a task 0
 // Host      batch · heads < 2^31, batch · features < 2^63
@@ -17,6 +17,7 @@ struct DynamicInputsParams {
     i64 task_stride, head_stride, id_stride;
     u32 batch, heads, tasks, features;
     u32 has_ids, id_kind;
+    u32 repeat;  // samples in a row that share x
 };
 
 constexpr i64 NO_TASK = -1;
@@ -37,13 +38,15 @@ GW_DEVICE i64 task_of(const u32* ids, i64 sample, const DynamicInputsParams& p) 
 
 GW_KERNEL(128, 1)
 task_heads_dynamic_inputs_f32(const float* dz, const float* weights, const u32* ids, float* dx, DynamicInputsParams p) {
-    const i64 count = static_cast<i64>(p.batch) * p.features;
+    const i64 count = static_cast<i64>(p.batch / p.repeat) * p.features;
     for (i64 index = static_cast<i64>(blockIdx.x) * 128 + threadIdx.x; index < count;
          index += static_cast<i64>(gridDim.x) * 128) {
-        const i64 sample = index / p.features, feature = index % p.features;
-        const i64 task = task_of(ids, sample, p);
-        float sum = task == BAD_TASK ? NAN : 0.0f;
-        if (task >= 0) {
+        const i64 first = index / p.features * p.repeat, feature = index % p.features;
+        float sum = 0.0f;
+        for (i64 sample = first; sample < first + p.repeat; ++sample) {
+            const i64 task = task_of(ids, sample, p);
+            if (task == BAD_TASK) sum = NAN;
+            if (task < 0) continue;
             for (i64 head = 0; head < p.heads; ++head) {
                 const float weight = gw::load_global_cached(weights + task * p.task_stride + head * p.head_stride + feature);
                 sum = gw::fma(gw::load_global_cached(dz + sample * p.heads + head), weight, sum);

@@ -1,7 +1,7 @@
-// task_heads_dynamic_inputs_f32: dx[b,f] = Σ_h dz[b,h]·w[t_b,h,f].
+// task_heads_dynamic_inputs_f32: dx[b,f] = Σ_h dz[b,h]·w[t_b,h,f], summed over the samples that share x.
 // Shapes    dz [batch, heads] f32 contiguous; weights [tasks, heads, features] strided, last = 1; ids [batch] i32, u32 or i64 strided,
-//           or none: all samples are of task 0; dx [batch, features] contiguous
-// Mapping   persistent, workgroup 128; an invocation owns an element and walks the heads in ascending order
+//           or none: all samples are of task 0; dx [batch / repeat, features] contiguous
+// Mapping   persistent, workgroup 128; an invocation owns an element and walks its samples and heads in ascending order
 // Traffic   weights once a sample, from cache; dx once
 // Bad id    NaN, never used as an index; without a task 0
 // Host      batch · heads < 2^31, batch · features < 2^32; every element index < 2^32
@@ -11,6 +11,8 @@ struct Params {
     task_stride: u32, head_stride: u32, id_stride: u32,
     batch: u32, heads: u32, tasks: u32, features: u32,
     has_ids: u32, id_kind: u32,
+    // Samples in a row that share x.
+    repeat: u32,
 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> weights: array<f32>;
@@ -34,17 +36,20 @@ fn task_of(sample: u32) -> i32 {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>) {
-    for (var index = id.x; index < params.batch * params.features; index += workgroups.x * WORKGROUP) {
-        let sample = index / params.features;
+    for (var index = id.x; index < params.batch / params.repeat * params.features; index += workgroups.x * WORKGROUP) {
+        let begin = index / params.features * params.repeat;
         let feature = index % params.features;
-        let task = task_of(sample);
         var sum = 0.0;
-        if (task >= 0) {
+        var is_bad = false;
+        for (var sample = begin; sample < begin + params.repeat; sample += 1u) {
+            let task = task_of(sample);
+            is_bad = is_bad || task == BAD_TASK;
+            if (task < 0) { continue; }
             let first = params.weights_offset + u32(task) * params.task_stride + feature;
             for (var head = 0u; head < params.heads; head += 1u) {
                 sum += dz[params.dz_offset + sample * params.heads + head] * weights[first + head * params.head_stride];
             }
         }
-        dx[params.dx_offset + index] = select(bitcast<u32>(sum), NAN_BITS, task == BAD_TASK);
+        dx[params.dx_offset + index] = select(bitcast<u32>(sum), NAN_BITS, is_bad);
     }
 }

@@ -1,5 +1,5 @@
 // task_heads_dynamic_weights_f32: dw[t,h,f] = Σ_b dz[b,h]·x[b,f] and dbias[t,h] = Σ_b dz[b,h] over the samples of task t.
-// Shapes    dz [batch, heads] f32 contiguous; x [batch, features] strided, last = 1; ids [batch] i32, u32 or i64 strided, or none: all
+// Shapes    dz [batch, heads] f32 contiguous; x [batch / repeat, features] strided, last = 1; ids [batch] i32, u32 or i64 strided, or none: all
 //           samples are of task 0; out [tasks, heads, features] contiguous
 // Mapping   persistent, block 128; a thread owns a weight and walks the batch in ascending order: no atomics
 // Traffic   ids and dz once a thread, from cache; x once a head, neighbouring threads neighbouring features
@@ -18,6 +18,7 @@ struct DynamicWeightsParams {
     i64 x_stride, id_stride;
     u32 batch, heads, tasks, features;
     u32 has_ids, id_kind, has_x;
+    u32 repeat;  // samples in a row that share x
 };
 
 // Tasks are below 2^31, so an id equals one if its low word does and its upper bits are 0.
@@ -41,7 +42,7 @@ task_heads_dynamic_weights_f32(const float* dz, const float* x, const u32* ids, 
         for (i64 sample = 0; sample < p.batch; ++sample) {
             if (!is_of_task(ids, sample, task, p)) continue;
             const float own = gw::load_global_cached(dz + sample * p.heads + head);
-            sum = gw::fma(own, p.has_x ? gw::load_global_cached(x + sample * p.x_stride + feature) : 1.0f, sum);
+            sum = gw::fma(own, p.has_x ? gw::load_global_cached(x + sample / p.repeat * p.x_stride + feature) : 1.0f, sum);
         }
         gw::store_global(out + index, sum);
     }

@@ -1,5 +1,5 @@
 // task_heads_dynamic_weights_f32: dw[t,h,f] = Σ_b dz[b,h]·x[b,f] and dbias[t,h] = Σ_b dz[b,h] over the samples of task t.
-// Shapes    dz [batch, heads] f32 contiguous; x [batch, features] strided, last = 1; ids [batch] i32, u32 or i64 strided, or none: all
+// Shapes    dz [batch, heads] f32 contiguous; x [batch / repeat, features] strided, last = 1; ids [batch] i32, u32 or i64 strided, or none: all
 //           samples are of task 0; out [tasks, heads, features] contiguous
 // Mapping   persistent, workgroup 128; an invocation owns a weight and walks the batch in ascending order: no atomics
 // Traffic   ids and dz once an invocation, from cache; x once a head, neighbouring invocations neighbouring features
@@ -12,6 +12,8 @@ struct Params {
     x_stride: u32, id_stride: u32,
     batch: u32, heads: u32, tasks: u32, features: u32,
     has_ids: u32, id_kind: u32, has_x: u32,
+    // Samples in a row that share x.
+    repeat: u32,
 }
 @group(0) @binding(0) var<storage, read> dz: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -39,7 +41,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) w
         for (var sample = 0u; sample < params.batch; sample += 1u) {
             if (is_of_task(sample, task)) {
                 var value = 1.0;
-                if (params.has_x != 0u) { value = x[params.x_offset + sample * params.x_stride + feature]; }
+                if (params.has_x != 0u) { value = x[params.x_offset + sample / params.repeat * params.x_stride + feature]; }
                 sum += dz[params.dz_offset + sample * params.heads + head] * value;
             }
         }

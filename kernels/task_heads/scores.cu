@@ -1,6 +1,6 @@
 // task_heads_scores_f32: z of every (sample, head) where it is computed: a linear function of the sample, and noise on top.
 // Shapes    values [tasks, heads] or [batch, heads] strided, or weights [tasks, heads, features] strided, last = 1; x [batch, features]
-//           strided, last = 1; bias [tasks, heads] strided; ids [batch] i32, u32 or i64 strided; stream [4] u32; z [batch, heads]
+//           strided, last = 1, of batch / repeat samples if so many share one; bias [tasks, heads] strided; ids [batch] i32, u32 or i64 strided; stream [4] u32; z [batch, heads]
 // Mapping   persistent, block 128; a warp owns a (sample, head), its lanes the features
 // Traffic   x once a head, weights once a sample, mostly from cache; FLOPs 2·batch·heads·features
 // Numerics  f32; lanes, then a butterfly. Noise is the sum of a block's four words, centred and scaled to deviation 1: the same bits on
@@ -22,6 +22,7 @@ struct ScoresParams {
     u32 source;  // 0 values by sample, 1 values by task, 2 weights
     u32 has_ids, id_kind, has_bias;
     float noise;
+    u32 repeat;  // samples in a row that share x and noise
 };
 
 constexpr i64 NO_TASK = -1;
@@ -64,13 +65,13 @@ task_heads_scores_f32(const float* values, const float* x, const float* bias, co
             const float* of_head = values + row * p.task_stride + head * p.head_stride;
             if (p.source == 2) {
                 for (u32 f = lane; f < p.features; f += 32)
-                    score = gw::fma(gw::load_global_cached(of_head + f), gw::load_global_cached(x + sample * p.x_stride + f), score);
+                    score = gw::fma(gw::load_global_cached(of_head + f), gw::load_global_cached(x + sample / p.repeat * p.x_stride + f), score);
                 for (int distance = 16; distance > 0; distance /= 2) score += gw::shuffle_xor(score, distance);
                 if (p.has_bias) score += gw::load_global_cached(bias + row * p.bias_stride_t + head * p.bias_stride_h);
             } else {
                 score = gw::load_global_cached(of_head);
             }
-            if (p.noise != 0.0f) score = gw::fma(p.noise, noise_of(stream, pair), score);
+            if (p.noise != 0.0f) score = gw::fma(p.noise, noise_of(stream, sample / p.repeat * p.heads + head), score);
         }
         if (lane == 0) gw::store_global(z + pair, score);
     }

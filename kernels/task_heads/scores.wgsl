@@ -1,6 +1,6 @@
 // task_heads_scores_f32: z of every (sample, head) where it is computed: a linear function of the sample, and noise on top.
 // Shapes    values [tasks, heads] or [batch, heads] strided, or weights [tasks, heads, features] strided, last = 1; x [batch, features]
-//           strided, last = 1; bias [tasks, heads] strided; ids [batch] i32, u32 or i64 strided; stream [4] u32; z [batch, heads]
+//           strided, last = 1, of batch / repeat samples if so many share one; bias [tasks, heads] strided; ids [batch] i32, u32 or i64 strided; stream [4] u32; z [batch, heads]
 // Mapping   persistent, workgroup 128; a team of 32 owns a (sample, head), its members the features
 // Shared    128 partial sums = 512 bytes
 // Traffic   x once a head, weights once a sample, mostly from cache; FLOPs 2·batch·heads·features
@@ -18,6 +18,8 @@ struct Params {
     source: u32,
     has_ids: u32, id_kind: u32, has_bias: u32,
     noise: f32,
+    // Samples in a row that share x and noise.
+    repeat: u32,
 }
 @group(0) @binding(0) var<storage, read> values: array<u32>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -74,7 +76,7 @@ fn main(
         var sum = 0.0;
         if (row >= 0 && params.source == 2u) {
             for (var f = member; f < params.features; f += TEAM) {
-                sum += bitcast<f32>(values[of_head + f]) * x[params.x_offset + sample * params.x_stride + f];
+                sum += bitcast<f32>(values[of_head + f]) * x[params.x_offset + sample / params.repeat * params.x_stride + f];
             }
         }
         sums[local] = sum;
@@ -97,7 +99,7 @@ fn main(
                 }
                 // A NaN or an infinity stays what it is.
                 if (params.noise != 0.0 && (bits & 0x7f800000u) != 0x7f800000u) {
-                    bits = bitcast<u32>(score + params.noise * noise_of(pair));
+                    bits = bitcast<u32>(score + params.noise * noise_of(sample / params.repeat * params.heads + head));
                 }
             }
             z[params.z_offset + pair] = bits;

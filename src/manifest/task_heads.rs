@@ -71,7 +71,7 @@ twin! {
     SCORES = "task_heads_scores_f32" in "scores", after "random/philox.wgsl", block 128,
     pointers &["values", "x", "bias", "ids", "stream", "z"],
     bindings &[("values", Read), ("x", Read), ("bias", Read), ("ids", Read), ("stream", Read), ("z", ReadWrite)],
-    params (6, 9), shared (0, 512)
+    params (6, 10), shared (0, 512)
 }
 
 twin! {
@@ -79,7 +79,7 @@ twin! {
     DYNAMIC_WEIGHTS = "task_heads_dynamic_weights_f32" in "dynamic_weights", block 128,
     pointers &["dz", "x", "ids", "out"],
     bindings &[("dz", Read), ("x", Read), ("ids", Read), ("sums", ReadWrite)],
-    params (2, 7), shared (0, 0)
+    params (2, 8), shared (0, 0)
 }
 
 twin! {
@@ -87,7 +87,7 @@ twin! {
     DYNAMIC_INPUTS = "task_heads_dynamic_inputs_f32" in "dynamic_inputs", block 128,
     pointers &["dz", "weights", "ids", "dx"],
     bindings &[("dz", Read), ("weights", Read), ("ids", Read), ("dx", ReadWrite)],
-    params (3, 6), shared (0, 0)
+    params (3, 7), shared (0, 0)
 }
 
 twin! {
@@ -143,6 +143,30 @@ twin! {
     params (8, 8), shared (8320, 4224)
 }
 
+twin! {
+    /// Heads that some task uses.
+    USED = "task_heads_used_f32" in "used", block 128,
+    pointers &["gates", "used"],
+    bindings &[("gates", Read), ("used", ReadWrite)],
+    params (0, 3), shared (0, 0)
+}
+
+twin! {
+    /// A head's output for every task.
+    SPREAD = "task_heads_spread_f32" in "spread", block 256,
+    pointers &["o", "gates", "used", "lse", "y"],
+    bindings &[("o", Read), ("gates", Read), ("used", Read), ("lse", Read), ("y", ReadWrite)],
+    params (10, 6), shared (0, 0)
+}
+
+twin! {
+    /// What every task asks of a head's output.
+    GATHER = "task_heads_gather_f32" in "gather", block 256,
+    pointers &["dy", "gates", "order", "counts", "grad_o"],
+    bindings &[("dy", Read), ("gates", Read), ("order", Read), ("counts", Read), ("grad_o", ReadWrite)],
+    params (4, 5), shared (0, 0)
+}
+
 /// Gates and probabilities.
 pub(crate) static GATE_CUDA: CudaKernel = cuda(
     "task_heads_gate_f32",
@@ -183,7 +207,7 @@ pub(crate) static DELTA_CUDA: CudaKernel = cuda(
     source!("delta.cu"),
     256,
     &["a", "b", "mask", "gates", "delta"],
-    72,
+    96,
     32,
 );
 
@@ -261,7 +285,7 @@ pub(crate) static DELTA_WGSL: WgslKernel = wgsl(
     source!("delta.wgsl"),
     256,
     &[("a", Read), ("b", Read), ("mask", Read), ("gates", Read), ("delta", ReadWrite)],
-    68,
+    84,
     1024,
 );
 
@@ -303,6 +327,9 @@ pub(super) const CUDA: &[&CudaKernel] = &[
     &PROJECT.cuda,
     &PROJECT_GRAD_Y.cuda,
     &PROJECT_GRAD_W.cuda,
+    &USED.cuda,
+    &SPREAD.cuda,
+    &GATHER.cuda,
 ];
 pub(super) const WGSL: &[&WgslKernel] = &[
     &GATE_WGSL,
@@ -320,4 +347,7 @@ pub(super) const WGSL: &[&WgslKernel] = &[
     &PROJECT.wgsl,
     &PROJECT_GRAD_Y.wgsl,
     &PROJECT_GRAD_W.wgsl,
+    &USED.wgsl,
+    &SPREAD.wgsl,
+    &GATHER.wgsl,
 ];

@@ -1,7 +1,7 @@
 //! Backward: attention's gradients over the active pairs, then δ per pair, the activation's derivative, the sum by task.
 
-use super::problem::{GateDerivative, Problem};
-use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps, steps};
+use super::problem::{GateDerivative, Problem, Sizes};
+use super::steps::{Among, Delta, Fill, ListViews, Owner, RowSum, Select, Steps, steps};
 use super::{TaskHeadsGradients, TaskHeadsSaved, ZeroGateGrad};
 use crate::attention::{
     ActiveHeads, AttentionGradientViews, AttentionOptions, AttentionSaved, Workspace,
@@ -78,10 +78,18 @@ pub(super) fn run(
         None => RowSum::Products(grad_y.clone(), saved.y.clone()),
     };
     let mask = saved.active.clone();
-    let step = Delta { sum, mask, gates: saved.gates.clone(), keep_others: false };
+    let step = Delta {
+        sum,
+        mask,
+        among: Among::Masked,
+        gates: saved.gates.clone(),
+        times_gate: false,
+        keep_others: false,
+    };
     steps.delta(&problem.sizes, &step, &mut delta.view_mut())?;
     if identity && problem.zero_gate_grad == ZeroGateGrad::Exact {
-        zero_gate_delta(problem, &*steps, saved, grad_y, &mut delta.view_mut())?;
+        let gates = (&saved.gates, &saved.gates);
+        zero_gate_delta(problem, &problem.sizes, &*steps, gates, grad_y, &mut delta.view_mut())?;
     }
 
     let mut dz = per_pair()?;
@@ -92,7 +100,7 @@ pub(super) fn run(
     };
     steps.gate_backward(problem, &delta.view(), &saved.gates, &saved.probabilities, &mut out.view_mut())?;
     if let Some(balance) = &problem.balance {
-        super::statistics::add_balance_gradient(problem, balance, saved, out)?;
+        super::statistics::add_balance_gradient(problem, balance, [&saved.gates, &saved.probabilities], out)?;
     }
     if let Some(dynamic) = dynamic {
         return super::scores::backward(problem, &dz.view(), dynamic);
@@ -106,37 +114,42 @@ pub(super) fn run(
 }
 
 /// ⟨dy, o⟩ of the pairs whose gate is 0: their attention, which forward did not compute, with row scale 1.
-fn zero_gate_delta(
+///
+/// `own_gates`: those of `sizes`; `gates`: of everything that shares a head's attention.
+pub(super) fn zero_gate_delta(
     problem: &Problem<'_>,
+    sizes: &Sizes,
     steps: &dyn Steps,
-    saved: &TaskHeadsSaved<'_>,
+    (own_gates, gates): (&TensorRef<'_>, &TensorRef<'_>),
     grad_y: &TensorRef<'_>,
     delta: &mut TensorMut<'_>,
 ) -> Result<()> {
-    let (device, sizes) = (problem.device(), &problem.sizes);
+    let device = problem.device();
     let make = |dtype, shape: &[usize]| Tensor::zeros(device, dtype, shape);
-    let mut order = make(DType::U32, saved.order.shape())?;
-    let mut kv_order = make(DType::U32, saved.kv_order.shape())?;
-    let mut counts = make(DType::U32, saved.counts.shape())?;
-    let mut zero = make(DType::U32, saved.active.shape())?;
+    let mut order = make(DType::U32, &[sizes.batch * sizes.heads])?;
+    let mut kv_order = make(DType::U32, &[sizes.batch * sizes.kv_heads])?;
+    let mut counts = make(DType::U32, &[2])?;
+    let mut zero = make(DType::U32, own_gates.shape())?;
     let mut list = ListViews {
         order: order.view_mut(),
         kv_order: kv_order.view_mut(),
         counts: counts.view_mut(),
         active: zero.view_mut(),
     };
-    steps.compact(sizes, Select::Zero, &saved.gates, &mut list)?;
+    steps.compact(sizes, Select::Zero, own_gates, &mut list)?;
 
     let one = Tensor::from_slice(device, &[1.0f32], &[1])?;
+    let lse_shape = [sizes.batch, sizes.heads, problem.q_len];
     let heads = ActiveHeads {
         order: order.view(),
         kv_order: kv_order.view(),
         counts: counts.view(),
         active: zero.view(),
-        row_scale: one.view().with_layout(Layout::new(&problem.lse_shape(), &[0; 3], 0)?)?,
+        row_scale: one.view().with_layout(Layout::new(&lse_shape, &[0; 3], 0)?)?,
     };
     let options = AttentionOptions { heads: Some(heads), ..problem.attention.clone() };
-    let (mut o, mut lse) = (make(DType::F32, &problem.y_shape())?, make(DType::F32, &problem.lse_shape())?);
+    let y_shape = [sizes.batch, sizes.heads, problem.q_len, problem.value_dim];
+    let (mut o, mut lse) = (make(DType::F32, &y_shape)?, make(DType::F32, &lse_shape)?);
     let (o_view, lse_view) = (&mut o.view_mut(), &mut lse.view_mut());
     attention_forward_into(
         &problem.q,
@@ -147,7 +160,13 @@ fn zero_gate_delta(
         lse_view,
         Workspace::Allocate,
     )?;
-    let sum = RowSum::Products(grad_y.clone(), o.view());
-    let step = Delta { sum, mask: zero.view(), gates: saved.gates.clone(), keep_others: true };
+    let step = Delta {
+        sum: RowSum::Products(grad_y.clone(), o.view()),
+        mask: zero.view(),
+        among: Among::Masked,
+        gates: gates.clone(),
+        times_gate: false,
+        keep_others: true,
+    };
     steps.delta(sizes, &step, delta)
 }

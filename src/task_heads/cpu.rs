@@ -2,7 +2,7 @@
 
 use super::Activation;
 use super::problem::{GateDerivative, Problem, Sizes};
-use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
+use super::steps::{Among, Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::host::{elements, elements_mut};
@@ -13,7 +13,7 @@ use rayon::prelude::*;
 pub(super) struct CpuSteps;
 
 /// Fewest elements worth handing to another thread.
-const PARALLEL_ELEMENTS: usize = 1 << 15;
+pub(super) const PARALLEL_ELEMENTS: usize = 1 << 15;
 /// Partial sums of a dot product: wide enough for the vector units, and a fixed order whatever their width.
 const LANES: usize = 16;
 
@@ -109,7 +109,7 @@ impl Steps for CpuSteps {
             if value == 0.0 && fill.zeroed {
                 return;
             }
-            rows.fill(pair / owners, pair % owners, value);
+            rows.each_row(&[pair / owners, pair % owners], |_, row| row.fill(value));
         });
         Ok(())
     }
@@ -117,27 +117,31 @@ impl Steps for CpuSteps {
     fn delta(&self, sizes: &Sizes, delta: &Delta<'_>, out: &mut TensorMut<'_>) -> Result<()> {
         let (mask, gates) = (elements::<u32>(&delta.mask)?, elements::<f32>(&delta.gates)?);
         let out = elements_mut::<f32>(out)?;
-        let sum = |pair: usize| {
-            let (b, h) = (pair / sizes.heads, pair % sizes.heads);
-            match &delta.sum {
-                RowSum::Products(x, y) => {
-                    let rows = 0..x.shape()[2];
-                    rows.map(|row| f64::from(dot(row_of(x, b, h, row), row_of(y, b, h, row)))).sum::<f64>()
-                }
-                // Contiguous: it is our own workspace.
-                RowSum::Rows(rows) => row_of(rows, b, h, 0).iter().map(|&x| f64::from(x)).sum(),
+        let (tasks, [rows, columns]) = (delta.tasks(), delta.shape());
+        let has_tasks = matches!(&delta.sum, RowSum::Products(a, _) if a.shape().len() == 5);
+        let sum = |b: usize, task: usize, h: usize| match &delta.sum {
+            RowSum::Products(x, y) => {
+                let x_row =
+                    |row| if has_tasks { row_of(x, &[b, task, h, row]) } else { row_of(x, &[b, h, row]) };
+                (0..rows).map(|row| f64::from(dot(x_row(row), row_of(y, &[b, h, row])))).sum::<f64>()
             }
+            // Contiguous: it is our own workspace.
+            RowSum::Rows(rows) => row_of(rows, &[b, h]).iter().map(|&x| f64::from(x)).sum(),
         };
-        let elements = match &delta.sum {
-            RowSum::Products(x, _) => x.shape()[2] * x.shape()[3],
-            RowSum::Rows(rows) => rows.shape()[2],
-        };
-        let least = PARALLEL_ELEMENTS.div_ceil(elements.max(1));
+        let least = PARALLEL_ELEMENTS.div_ceil((rows * columns).max(1));
         out.par_iter_mut().with_min_len(least).enumerate().for_each(|(pair, out)| {
-            if mask[pair] == 1 {
-                *out = if elements > 0 { sum(pair) as f32 } else { 0.0 };
+            let (sample, h, gate) = (pair / sizes.heads, pair % sizes.heads, gates[pair]);
+            let (b, task) = (sample / tasks, sample % tasks);
+            let is_chosen = match delta.among {
+                Among::Masked => true,
+                Among::Active => gate != 0.0 && !gate.is_nan(),
+                Among::Numbers => !gate.is_nan(),
+            };
+            if is_chosen && mask[b * sizes.heads + h] == 1 {
+                let total = if rows * columns > 0 { sum(b, task, h) } else { 0.0 };
+                *out = if delta.times_gate { total * f64::from(gate) } else { total } as f32;
             } else if !delta.keep_others {
-                *out = if gates[pair].is_nan() { f32::NAN } else { 0.0 };
+                *out = if gate.is_nan() { f32::NAN } else { 0.0 };
             }
         });
         Ok(())
@@ -356,47 +360,65 @@ fn not_cpu(dtype: DType) -> Error {
     }
 }
 
-/// The last dimension at `[b, h]` or `[b, h, row]` of a validated f32 tensor on the CPU.
+/// The last dimension of a validated f32 tensor on the CPU, at these indices of the others.
 #[allow(unsafe_code)]
-fn row_of<'a>(view: &TensorRef<'a>, b: usize, h: usize, row: usize) -> &'a [f32] {
+pub(super) fn row_of<'a>(view: &TensorRef<'a>, index: &[usize]) -> &'a [f32] {
     let layout = view.layout();
-    let rank = layout.shape().len();
+    let is_inside =
+        index.len() + 1 == layout.shape().len() && index.iter().zip(layout.shape()).all(|(i, n)| i < n);
+    assert!(is_inside, "row {index:?} of {:?}", layout.shape());
     let Some(base) = view.cpu_ptr::<f32>() else { return &[] };
-    let row_step = if rank > 3 { layout.step(2) } else { 0 };
-    let at = b * layout.step(0) + h * layout.step(1) + row * row_step;
-    // SAFETY: the indices are below the shape (callers iterate over it), and the last dimension is contiguous.
-    unsafe { std::slice::from_raw_parts(base.add(at), layout.shape()[rank - 1]) }
+    let at: usize = index.iter().enumerate().map(|(i, &at)| at * layout.step(i)).sum();
+    // SAFETY: the indices are below the shape, and the last dimension is contiguous.
+    unsafe { std::slice::from_raw_parts(base.add(at), layout.shape()[index.len()]) }
 }
 
-/// Rows of an f32 tensor `[batch, owners, rows, columns]` that threads fill, each pair by one thread.
-struct RowsMut<'a> {
+/// One element of a validated f32 tensor on the CPU, of any strides.
+#[allow(unsafe_code)]
+pub(super) fn element_of<'a>(view: &TensorRef<'a>, index: &[usize]) -> &'a f32 {
+    let layout = view.layout();
+    let is_inside =
+        index.len() == layout.shape().len() && index.iter().zip(layout.shape()).all(|(i, n)| i < n);
+    assert!(is_inside, "element {index:?} of {:?}", layout.shape());
+    let Some(base) = view.cpu_ptr::<f32>() else { return &f32::NAN };
+    let at: usize = index.iter().enumerate().map(|(i, &at)| at * layout.step(i)).sum();
+    // SAFETY: the indices are below the shape, which construction of the view has checked against its memory.
+    unsafe { &*base.add(at) }
+}
+
+/// Rows of an f32 tensor `[…, rows, columns]` that threads write, those of one index of the other dimensions by one thread.
+pub(super) struct RowsMut<'a> {
     base: *mut f32,
     layout: Layout,
-    /// Of one pair.
+    /// Of one index.
     elements: usize,
     _borrow: std::marker::PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: no two indices of a writable view name the same element, and no two calls of `fill` name the same pair.
+// SAFETY: no two indices of a writable view name the same element, and no two calls of `each_row` name the same index.
 #[allow(unsafe_code)]
 unsafe impl Sync for RowsMut<'_> {}
 
 impl<'a> RowsMut<'a> {
-    fn new(view: &'a mut TensorMut<'_>) -> Result<Self> {
+    pub(super) fn new(view: &'a mut TensorMut<'_>) -> Result<Self> {
         let layout = *view.as_ref().layout();
         let base = view.cpu_ptr::<f32>().ok_or_else(|| not_cpu(view.as_ref().dtype()))?;
-        let elements = (layout.shape()[2] * layout.shape()[3]).max(1);
+        let elements = layout.shape().iter().rev().take(2).product::<usize>().max(1);
         Ok(Self { base, layout, elements, _borrow: std::marker::PhantomData })
     }
 
+    /// Calls `write` with each row's number and elements. No two threads may name the same index.
     #[allow(unsafe_code)]
-    fn fill(&self, b: usize, owner: usize, value: f32) {
-        let (shape, step) = (self.layout.shape(), |i| self.layout.step(i));
-        for row in 0..shape[2] {
-            let at = b * step(0) + owner * step(1) + row * step(2);
+    pub(super) fn each_row(&self, index: &[usize], write: impl Fn(usize, &mut [f32])) {
+        let shape = self.layout.shape();
+        let is_inside = index.len() + 2 == shape.len() && index.iter().zip(shape).all(|(i, n)| i < n);
+        assert!(is_inside, "rows {index:?} of {shape:?}");
+        let first: usize = index.iter().enumerate().map(|(i, &at)| at * self.layout.step(i)).sum();
+        for row in 0..shape[index.len()] {
+            let at = first + row * self.layout.step(index.len());
             // SAFETY: inside the layout, which construction of the view has checked against its memory, and the last dimension
             // is contiguous; see `Sync` for exclusiveness.
-            unsafe { std::slice::from_raw_parts_mut(self.base.add(at), shape[3]) }.fill(value);
+            write(row, unsafe { std::slice::from_raw_parts_mut(self.base.add(at), shape[index.len() + 1]) });
         }
     }
 }

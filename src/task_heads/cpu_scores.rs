@@ -30,14 +30,14 @@ pub(super) fn scores(problem: &Problem<'_>, z: &mut TensorMut<'_>) -> Result<()>
         *z = match &x {
             Some(x) => {
                 let weights = &values[(task * heads + head) * features..][..features];
-                let dot = dot(weights, &x[sample * features..][..features]);
+                let dot = dot(weights, &x[sample / problem.repeat * features..][..features]);
                 dot + bias.as_ref().map_or(0.0, |bias| bias[task * heads + head])
             }
             None if source.ids.is_some() => values[task * heads + head],
             None => values[pair],
         };
         if noise != 0.0 {
-            *z = noise.mul_add(noise_of(stream, pair), *z);
+            *z = noise.mul_add(noise_of(stream, sample / problem.repeat * heads + head), *z);
         }
     }
     Ok(())
@@ -74,7 +74,7 @@ pub(super) fn backward(problem: &Problem<'_>, dz: &TensorRef<'_>, out: &mut Dyna
     };
     for (sample, task) in tasks_of_samples(problem)?.into_iter().enumerate() {
         let Some(task) = task else { continue };
-        let own = sample * features..(sample + 1) * features;
+        let own = sample / problem.repeat * features..(sample / problem.repeat + 1) * features;
         for head in 0..heads {
             let row = task * heads + head;
             let d = dz[sample * heads + head];

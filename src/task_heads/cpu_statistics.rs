@@ -1,18 +1,18 @@
 //! Statistics and the balance loss's gradient on the CPU.
 
-use super::{GateStatistics, TaskHeadsSaved};
+use super::GateStatistics;
 use crate::error::Result;
 use crate::host::{elements, elements_mut};
 use crate::tensor::{Tensor, TensorRef};
 
 pub(super) fn statistics(
-    saved: &TaskHeadsSaved<'_>,
+    [gates, probabilities]: [&TensorRef<'_>; 2],
     task_of: &[Option<usize>],
     shared: usize,
     out: &mut GateStatistics,
 ) -> Result<()> {
     let &[tasks, heads] = out.selected.shape() else { return Ok(()) };
-    let (gates, probabilities) = (elements::<f32>(&saved.gates)?, elements::<f32>(&saved.probabilities)?);
+    let (gates, probabilities) = (elements::<f32>(gates)?, elements::<f32>(probabilities)?);
     let (mut selected, mut probability) = (out.selected.view_mut(), out.probability.view_mut());
     let (selected, probability) =
         (elements_mut::<f32>(&mut selected)?, elements_mut::<f32>(&mut probability)?);
@@ -52,7 +52,7 @@ pub(super) fn statistics(
 
 /// `shape`: heads that are not routed, and what the probabilities are of z: itself (0), its sigmoid (1) or softmax (2).
 pub(super) fn add_balance_gradient(
-    saved: &TaskHeadsSaved<'_>,
+    probabilities: &TensorRef<'_>,
     statistics: &GateStatistics,
     task_of: &[Option<usize>],
     weights: &TensorRef<'_>,
@@ -62,7 +62,7 @@ pub(super) fn add_balance_gradient(
     let heads = statistics.selected.shape()[1];
     let (selected, counts) = (statistics.selected.view(), statistics.counts.view());
     let (selected, counts) = (elements::<f32>(&selected)?, elements::<u32>(&counts)?);
-    let (probabilities, weights) = (elements::<f32>(&saved.probabilities)?, elements::<f32>(weights)?);
+    let (probabilities, weights) = (elements::<f32>(probabilities)?, elements::<f32>(weights)?);
     let mut dz = dz.view_mut();
     let dz = elements_mut::<f32>(&mut dz)?;
     for (sample, task) in task_of.iter().enumerate() {

@@ -63,14 +63,18 @@ struct FillParams {
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DeltaParams {
-    a_strides: [i64; 3],
+    a_strides: [i64; 4],
     b_strides: [i64; 3],
     pairs: u32,
+    tasks: u32,
     heads: u32,
     rows: u32,
     columns: u32,
     products: u32,
     keep_others: u32,
+    select: u32,
+    times_gate: u32,
+    unused: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -203,16 +207,21 @@ impl Steps for CudaSteps<'_> {
             RowSum::Products(a, b) => (a, Some(b)),
             RowSum::Rows(rows) => (rows, None),
         };
-        let pairs = sizes.batch * sizes.heads;
+        let pairs = sizes.batch * delta.tasks() * sizes.heads;
+        let [rows, columns] = delta.shape().map(|n| n as u32);
         let params = DeltaParams {
-            a_strides: strides(a),
+            a_strides: delta.a_steps().map(|step| step as i64),
             b_strides: b.map_or([0; 3], strides),
             pairs: pairs as u32,
+            tasks: delta.tasks() as u32,
             heads: sizes.heads as u32,
-            rows: a.shape()[2] as u32,
-            columns: a.shape().get(3).map_or(1, |&columns| columns as u32),
+            rows,
+            columns,
             products: b.is_some().into(),
             keep_others: delta.keep_others.into(),
+            select: delta.among as u32,
+            times_gate: delta.times_gate.into(),
+            unused: 0,
         };
         let b = b.map(address).transpose()?.unwrap_or(0);
         let masks = [address(&delta.mask)?, address(&delta.gates)?];

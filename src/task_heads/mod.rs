@@ -6,6 +6,7 @@
 //!
 //! - [`task_heads_forward`] allocates its outputs; [`task_heads_forward_into`] writes into views of the caller's.
 //! - [`task_heads_backward`] computes the gradients asked for, down to the logits of each task.
+//! - [`task_heads_forward_every_task`] asks every sample every task, with the attention of a head computed once.
 //! - [`task_heads_project`] multiplies the active heads' rows by a task's output weights.
 //! - [`gate_statistics`] says how the gates were used; [`TaskHeadsOptions::balance`] trains them to be used evenly, and [`prune`] keeps
 //!   the heads that matter.
@@ -33,6 +34,7 @@ mod cpu_scores;
 mod cpu_statistics;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod every_task;
 mod forward;
 mod gate;
 mod problem;
@@ -43,6 +45,10 @@ mod steps;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
+pub use every_task::{
+    EveryTaskGate, EveryTaskOptions, EveryTaskOutput, EveryTaskSaved, EveryTaskViews, every_task_statistics,
+    task_heads_backward_every_task, task_heads_forward_every_task, task_heads_forward_every_task_into,
+};
 pub use gate::{Activation, GateSource, NO_TASK, NoTask, SoftmaxScale, TaskHeadsOptions, ZeroGateGrad};
 pub use project::{
     OutProjection, OutProjectionGradients, task_heads_project, task_heads_project_backward,

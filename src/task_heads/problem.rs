@@ -61,6 +61,8 @@ pub(super) struct Problem<'a> {
     /// Public name of the operation, for errors.
     pub(super) op: &'static str,
     pub(super) sizes: Sizes,
+    /// Samples in a row that share a row of x and their noise: the tasks, where every sample is asked every task.
+    pub(super) repeat: usize,
     pub(super) q_len: usize,
     pub(super) value_dim: usize,
     pub(super) source: Source<'a>,
@@ -106,22 +108,13 @@ impl<'a> Problem<'a> {
         // Everything attention would refuse, before the gates are launched.
         let inner = attention::Problem::new(op, q, k, v, &options.attention)?;
         let sizes = Sizes { batch: inner.batch, heads: inner.q_heads, kv_heads: inner.kv_heads };
-        let pairs = sizes.batch.saturating_mul(sizes.heads);
-        if pairs > i32::MAX as usize {
-            let (backend, limit) = (q.device().backend(), i32::MAX.to_string());
-            return Err(Error::Unsupported {
-                op,
-                backend,
-                what: "batch · heads",
-                limit,
-                got: pairs.to_string(),
-            });
-        }
+        check_count(op, "batch · heads", sizes.batch.saturating_mul(sizes.heads), q.device())?;
         check_activation(op, options.activation, sizes.heads)?;
         let (q_len, value_dim) = (inner.q_len, inner.value_dim);
         let problem = Self {
             op,
             sizes,
+            repeat: 1,
             q_len,
             value_dim,
             source: source(op, &options.gate, sizes, q.device())?,
@@ -135,12 +128,15 @@ impl<'a> Problem<'a> {
             k: k.clone(),
             v: v.clone(),
         };
-        if let Some(balance) = &problem.balance {
-            validate::shape(op, "balance", balance, &[problem.balance_tasks()])?;
-            validate::tensor(op, "balance", balance, DType::F32, problem.device())?;
-            validate::contiguous(op, "balance", balance)?;
-        }
+        problem.check_balance()?;
         Ok(problem)
+    }
+
+    pub(super) fn check_balance(&self) -> Result<()> {
+        let Some(balance) = &self.balance else { return Ok(()) };
+        validate::shape(self.op, "balance", balance, &[self.balance_tasks()])?;
+        validate::tensor(self.op, "balance", balance, DType::F32, self.device())?;
+        validate::contiguous(self.op, "balance", balance)
     }
 
     /// Tasks whose gates are balanced: one where samples have no task.
@@ -294,7 +290,7 @@ impl<'a> Problem<'a> {
 }
 
 /// k, p and t within their ranges.
-fn check_activation(op: &'static str, activation: Activation, heads: usize) -> Result<()> {
+pub(super) fn check_activation(op: &'static str, activation: Activation, heads: usize) -> Result<()> {
     let unit = |arg, x: f32| {
         if (0.0..=1.0).contains(&x) {
             Ok(())
@@ -339,37 +335,13 @@ fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &De
             Ok(Source { values: values.clone(), ids: None, linear: None })
         }
         GateSource::Static { logits, tasks } => {
-            let count = logits.shape().first().copied().unwrap_or(0);
-            if logits.shape() != [count, sizes.heads] {
-                return Err(Error::shape(op, "logits", format!("[tasks, {}]", sizes.heads), logits.shape()));
-            }
-            validate::tensor(op, "logits", logits, DType::F32, device)?;
-            check_tasks(op, count, device)?;
+            let count = check_logits(op, logits, sizes.heads, device)?;
             let ids = Ids::of_tasks(op, "tasks", tasks, count, &[sizes.batch], device)?;
             Ok(Source { values: logits.clone(), ids: Some(ids), linear: None })
         }
         GateSource::Dynamic { x, weights, bias, tasks } => {
-            let &[count, heads, features] = weights.shape() else {
-                return Err(Error::shape(op, "weights", "[tasks, heads, features]", weights.shape()));
-            };
-            if heads != sizes.heads {
-                let expected = format!("[tasks, {}, features]", sizes.heads);
-                return Err(Error::shape(op, "weights", expected, weights.shape()));
-            }
-            check_tasks(op, count, device)?;
-            validate::shape(op, "x", x, &[sizes.batch, features])?;
-            for (arg, tensor) in [("x", x), ("weights", weights)] {
-                validate::tensor(op, arg, tensor, DType::F32, device)?;
-                validate::last_contiguous(op, arg, tensor)?;
-            }
-            if let Some(bias) = bias {
-                validate::shape(op, "bias", bias, &[count, heads])?;
-                validate::tensor(op, "bias", bias, DType::F32, device)?;
-            }
-            if features > i32::MAX as usize {
-                let (backend, limit, got) = (device.backend(), i32::MAX.to_string(), features.to_string());
-                return Err(Error::Unsupported { op, backend, what: "features", limit, got });
-            }
+            let linear = Linear { x: x.clone(), bias: bias.clone() };
+            let count = check_linear(op, &linear, weights, sizes, device)?;
             let ids = match tasks {
                 Some(tasks) => Some(Ids::of_tasks(op, "tasks", tasks, count, &[sizes.batch], device)?),
                 None if count == 1 => None,
@@ -381,19 +353,63 @@ fn source<'a>(op: &'static str, gate: &GateSource<'a>, sizes: Sizes, device: &De
                     ));
                 }
             };
-            let linear = Linear { x: x.clone(), bias: bias.clone() };
             Ok(Source { values: weights.clone(), ids, linear: Some(linear) })
         }
     }
 }
 
-/// Task ids are compared in 32 bits.
-fn check_tasks(op: &'static str, count: usize, device: &Device) -> Result<()> {
+/// Of how many tasks these are the logits.
+pub(super) fn check_logits(
+    op: &'static str,
+    logits: &TensorRef<'_>,
+    heads: usize,
+    device: &Device,
+) -> Result<usize> {
+    let count = logits.shape().first().copied().unwrap_or(0);
+    if logits.shape() != [count, heads] {
+        return Err(Error::shape(op, "logits", format!("[tasks, {heads}]"), logits.shape()));
+    }
+    validate::tensor(op, "logits", logits, DType::F32, device)?;
+    check_count(op, "number of tasks", count, device)?;
+    Ok(count)
+}
+
+/// Of how many tasks these are the weights.
+pub(super) fn check_linear(
+    op: &'static str,
+    linear: &Linear<'_>,
+    weights: &TensorRef<'_>,
+    sizes: Sizes,
+    device: &Device,
+) -> Result<usize> {
+    let &[count, heads, features] = weights.shape() else {
+        return Err(Error::shape(op, "weights", "[tasks, heads, features]", weights.shape()));
+    };
+    if heads != sizes.heads {
+        let expected = format!("[tasks, {}, features]", sizes.heads);
+        return Err(Error::shape(op, "weights", expected, weights.shape()));
+    }
+    check_count(op, "number of tasks", count, device)?;
+    validate::shape(op, "x", &linear.x, &[sizes.batch, features])?;
+    for (arg, tensor) in [("x", &linear.x), ("weights", weights)] {
+        validate::tensor(op, arg, tensor, DType::F32, device)?;
+        validate::last_contiguous(op, arg, tensor)?;
+    }
+    if let Some(bias) = &linear.bias {
+        validate::shape(op, "bias", bias, &[count, heads])?;
+        validate::tensor(op, "bias", bias, DType::F32, device)?;
+    }
+    check_count(op, "features", features, device)?;
+    Ok(count)
+}
+
+/// What kernels compare and count in 32 bits.
+pub(super) fn check_count(op: &'static str, what: &'static str, count: usize, device: &Device) -> Result<()> {
     if count <= i32::MAX as usize {
         return Ok(());
     }
     let (backend, limit, got) = (device.backend(), i32::MAX.to_string(), count.to_string());
-    Err(Error::Unsupported { op, backend, what: "number of tasks", limit, got })
+    Err(Error::Unsupported { op, backend, what, limit, got })
 }
 
 /// `[batch, heads]` seen as `[batch, heads, rows]`.

@@ -65,6 +65,7 @@ pub(super) fn scores(problem: &Problem<'_>, z: &mut TensorMut<'_>) -> Result<()>
         ids.as_ref().map_or(0, |&(_, kind)| kind),
         bias.is_some().into(),
         problem.activation.noise().to_bits(),
+        problem.repeat as u32,
     ];
     let work = (sizes.batch * sizes.heads).div_ceil(PAIRS);
     Call { op: problem.op, kernel: &kernels::SCORES, operands: &operands, sizes: &strides, words: &words }
@@ -92,7 +93,16 @@ pub(super) fn backward(problem: &Problem<'_>, dz: &TensorRef<'_>, out: &mut Dyna
         let x_operand = x.map_or(Operand::Absent, Operand::View);
         let operands = [Operand::View(dz), x_operand, ids_operand, Operand::View(target.as_ref())];
         let strides = [x.map_or(0, |x| x.layout().step(0)), id_stride];
-        let words = [batch, heads, tasks, features as u32, id_words[0], id_words[1], x.is_some().into()];
+        let words = [
+            batch,
+            heads,
+            tasks,
+            features as u32,
+            id_words[0],
+            id_words[1],
+            x.is_some().into(),
+            problem.repeat as u32,
+        ];
         let work = target.as_ref().layout().len().div_ceil(kernels::DYNAMIC_WEIGHTS.cuda.block as usize);
         Call { op, kernel: &kernels::DYNAMIC_WEIGHTS, operands: &operands, sizes: &strides, words: &words }
             .run(problem.device(), work)?;
@@ -101,7 +111,7 @@ pub(super) fn backward(problem: &Problem<'_>, dz: &TensorRef<'_>, out: &mut Dyna
     let dx = out.dx.view_mut();
     let operands = [Operand::View(dz), Operand::View(weights), ids_operand, Operand::View(dx.as_ref())];
     let strides = [weights.layout().step(0), weights.layout().step(1), id_stride];
-    let words = [batch, heads, tasks, features as u32, id_words[0], id_words[1]];
+    let words = [batch, heads, tasks, features as u32, id_words[0], id_words[1], problem.repeat as u32];
     let work = dx.as_ref().layout().len().div_ceil(kernels::DYNAMIC_INPUTS.cuda.block as usize);
     Call { op, kernel: &kernels::DYNAMIC_INPUTS, operands: &operands, sizes: &strides, words: &words }
         .run(problem.device(), work)

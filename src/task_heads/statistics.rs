@@ -1,7 +1,7 @@
 //! Statistics of gates, and the balance loss.
 
 use super::cpu_statistics as cpu;
-use super::problem::Problem;
+use super::problem::{Problem, check_count};
 use super::{Activation, TaskHeadsSaved};
 use crate::call::{Call, Operand};
 use crate::device::{Backend, Device};
@@ -71,30 +71,40 @@ pub fn gate_statistics(
         validate::tensor(OP, arg, tensor, DType::F32, device)?;
         validate::contiguous(OP, arg, tensor)?;
     }
-    let shared_heads = activation.shared_heads();
+    let ids = match tasks {
+        Some((ids, count)) => Some((Ids::of_tasks(OP, "tasks", ids, count, &[batch], device)?, count)),
+        None => None,
+    };
+    let ids = ids.as_ref().map(|(ids, count)| (ids, *count));
+    of_tasks(OP, [&saved.gates, &saved.probabilities], ids, activation)
+}
+
+/// Statistics of validated gates and probabilities.
+pub(super) fn of_tasks(
+    op: &'static str,
+    [gates, probabilities]: [&TensorRef<'_>; 2],
+    ids: Option<(&Ids<'_>, usize)>,
+    activation: Activation,
+) -> Result<GateStatistics> {
+    let (device, shared_heads) = (gates.device().clone(), activation.shared_heads());
+    let &[batch, heads] = gates.shape() else {
+        return Err(Error::shape(op, "gates", "[batch, heads]", gates.shape()));
+    };
     if shared_heads > heads {
-        return Err(Error::argument(OP, "shared_heads", format!("is {shared_heads}, of {heads} heads")));
+        return Err(Error::argument(op, "shared_heads", format!("is {shared_heads}, of {heads} heads")));
     }
-    let count = tasks.map_or(1, |(_, count)| count);
-    if count.saturating_mul(heads.max(3)) > i32::MAX as usize {
-        let (limit, got) = (i32::MAX.to_string(), count.saturating_mul(heads).to_string());
-        return Err(Error::Unsupported {
-            op: OP,
-            backend: device.backend(),
-            what: "tasks · heads",
-            limit,
-            got,
-        });
-    }
-    let ids =
-        tasks.map(|(ids, count)| Ids::of_tasks(OP, "tasks", ids, count, &[batch], device)).transpose()?;
-    let counted =
-        Counted { device: device.clone(), batch, heads, tasks: count, ids: ids.as_ref(), shared_heads };
-    counted.statistics(OP, saved)
+    let tasks = ids.map_or(1, |(_, count)| count);
+    check_count(op, "tasks · heads", tasks.saturating_mul(heads.max(3)), &device)?;
+    let counted = Counted { device, batch, heads, tasks, ids: ids.map(|(ids, _)| ids), shared_heads };
+    counted.statistics(op, [gates, probabilities])
 }
 
 impl Counted<'_> {
-    fn statistics(&self, op: &'static str, saved: &TaskHeadsSaved<'_>) -> Result<GateStatistics> {
+    fn statistics(
+        &self,
+        op: &'static str,
+        [gates, probabilities]: [&TensorRef<'_>; 2],
+    ) -> Result<GateStatistics> {
         let make = |dtype, shape: &[usize]| Tensor::zeros(&self.device, dtype, shape);
         let per_head = [self.tasks, self.heads];
         let mut out = GateStatistics {
@@ -108,15 +118,15 @@ impl Counted<'_> {
                 Some(ids) => ids.host_tasks()?,
                 None => vec![Some(0); self.batch],
             };
-            cpu::statistics(saved, &tasks, self.shared_heads, &mut out)?;
+            cpu::statistics([gates, probabilities], &tasks, self.shared_heads, &mut out)?;
             return Ok(out);
         }
         let ids = self.ids.map(|ids| (ids.view(), ids.kind()));
         let (selected, probability) = (out.selected.view(), out.probability.view());
         let (counts, summary) = (out.counts.view(), out.summary.view());
         let operands = [
-            Operand::View(&saved.gates),
-            Operand::View(&saved.probabilities),
+            Operand::View(gates),
+            Operand::View(probabilities),
             ids.as_ref().map_or(Operand::Absent, |(view, _)| Operand::View(view)),
             Operand::View(&selected),
             Operand::View(&probability),
@@ -141,7 +151,7 @@ impl Counted<'_> {
 pub(super) fn add_balance_gradient(
     problem: &Problem<'_>,
     weights: &TensorRef<'_>,
-    saved: &TaskHeadsSaved<'_>,
+    [gates, probabilities]: [&TensorRef<'_>; 2],
     dz: &mut Tensor,
 ) -> Result<()> {
     let source = &problem.source;
@@ -153,12 +163,12 @@ pub(super) fn add_balance_gradient(
         ids: source.ids.as_ref(),
         shared_heads: problem.activation.shared_heads(),
     };
-    let statistics = counted.statistics(problem.op, saved)?;
+    let statistics = counted.statistics(problem.op, [gates, probabilities])?;
     let family = family(problem.activation);
     if counted.device.backend() == Backend::Cpu {
         let tasks = super::cpu::tasks_of_samples(problem)?;
         return cpu::add_balance_gradient(
-            saved,
+            probabilities,
             &statistics,
             &tasks,
             weights,
@@ -169,7 +179,7 @@ pub(super) fn add_balance_gradient(
     let ids = source.ids.as_ref().map(|ids| (ids.view(), ids.kind()));
     let (selected, counts, dz) = (statistics.selected.view(), statistics.counts.view(), dz.view_mut());
     let operands = [
-        Operand::View(&saved.probabilities),
+        Operand::View(probabilities),
         Operand::View(&selected),
         Operand::View(&counts),
         Operand::View(weights),

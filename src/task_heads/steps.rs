@@ -50,20 +50,65 @@ pub(super) struct Fill<'a> {
 /// What is summed over a pair's rows.
 #[derive(Clone)]
 pub(super) enum RowSum<'a> {
-    /// Σ over rows and columns of `a·b`, both `[batch, heads, rows, columns]`.
+    /// Σ over rows and columns of `a·b`, both `[batch, heads, rows, columns]`; or a with a dimension of tasks after the batch, all of
+    /// which share b.
     Products(TensorRef<'a>, TensorRef<'a>),
     /// Σ over rows, `[batch, heads, rows]`.
     Rows(TensorRef<'a>),
 }
 
+/// Which of the pairs whose `mask` is 1 are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Among {
+    /// All.
+    Masked = 0,
+    /// Those whose gate is neither 0 nor NaN.
+    Active = 1,
+    /// Those whose gate is not NaN.
+    Numbers = 2,
+}
+
 /// δ of the pairs with `mask` 1.
 pub(super) struct Delta<'a> {
     pub(super) sum: RowSum<'a>,
-    /// `[batch, heads]` u32.
+    /// `[batch, heads]` u32: without the tasks.
     pub(super) mask: TensorRef<'a>,
+    pub(super) among: Among,
     pub(super) gates: TensorRef<'a>,
-    /// Pairs with mask 0 are left as they are; otherwise they become 0, or NaN where the gate is NaN.
+    /// The sums are still to be multiplied by the gates.
+    pub(super) times_gate: bool,
+    /// Other pairs are left as they are; otherwise they become 0, or NaN where the gate is NaN.
     pub(super) keep_others: bool,
+}
+
+impl Delta<'_> {
+    /// Tasks that share what is summed: 1 unless `a` has a dimension of them.
+    pub(super) fn tasks(&self) -> usize {
+        match &self.sum {
+            RowSum::Products(a, _) if a.shape().len() == 5 => a.shape()[1],
+            _ => 1,
+        }
+    }
+
+    /// Rows and columns of a pair.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        match &self.sum {
+            RowSum::Products(_, b) => [b.shape()[2], b.shape()[3]],
+            RowSum::Rows(rows) => [rows.shape()[2], 1],
+        }
+    }
+
+    /// Steps of `a` along batch, tasks, heads and rows.
+    pub(super) fn a_steps(&self) -> [usize; 4] {
+        let (RowSum::Products(a, _) | RowSum::Rows(a)) = &self.sum;
+        let step = |i: usize| a.layout().step(i);
+        if a.shape().len() == 5 {
+            [step(0), step(1), step(2), step(3)]
+        } else {
+            [step(0), 0, step(1), step(2)]
+        }
+    }
 }
 
 /// One implementation per backend. Tensors named `gates`, `probabilities`, `delta`, `dz` are contiguous `[batch, heads]` f32.

@@ -76,18 +76,21 @@ struct FillParams {
 #[repr(C)]
 struct DeltaParams {
     a_offset: u32,
-    a_strides: [u32; 3],
+    a_strides: [u32; 4],
     b_offset: u32,
     b_strides: [u32; 3],
     mask_offset: u32,
     gates_offset: u32,
     delta_offset: u32,
     pairs: u32,
+    tasks: u32,
     heads: u32,
     rows: u32,
     columns: u32,
     products: u32,
     keep_others: u32,
+    chosen: u32,
+    times_gate: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -244,23 +247,28 @@ impl Steps for WgpuSteps<'_> {
             RowSum::Products(a, b) => (a, Some(b)),
             RowSum::Rows(rows) => (rows, None),
         };
-        let pairs = sizes.batch * sizes.heads;
+        let pairs = sizes.batch * delta.tasks() * sizes.heads;
+        let [rows, columns] = delta.shape().map(|n| n as u32);
+        let [a_batch, a_task, a_head, a_row] = delta.a_steps();
         let b_bound = b.map(bind).transpose()?.unwrap_or(Bound { buffer: None, offset: 0 });
         let bound = [bind(a)?, b_bound, bind(&delta.mask)?, bind(&delta.gates)?, bind(out.as_ref())?];
         let params = DeltaParams {
             a_offset: bound[0].offset,
-            a_strides: strides(a)?,
+            a_strides: [index(a_batch)?, index(a_task)?, index(a_head)?, index(a_row)?],
             b_offset: bound[1].offset,
             b_strides: b.map(strides).transpose()?.unwrap_or([0; 3]),
             mask_offset: bound[2].offset,
             gates_offset: bound[3].offset,
             delta_offset: bound[4].offset,
             pairs: pairs as u32,
+            tasks: delta.tasks() as u32,
             heads: sizes.heads as u32,
-            rows: a.shape()[2] as u32,
-            columns: a.shape().get(3).map_or(1, |&columns| columns as u32),
+            rows,
+            columns,
             products: b.is_some().into(),
             keep_others: delta.keep_others.into(),
+            chosen: delta.among as u32,
+            times_gate: delta.times_gate.into(),
         };
         self.launch(&kernels::DELTA_WGSL, pairs, bound, params)
     }

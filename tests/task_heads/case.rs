@@ -15,6 +15,8 @@ pub enum GateStream {
     Layouts,
     Order,
     Dynamic,
+    /// Of task 0, and from there on, where every sample is asked every task.
+    EveryTask,
 }
 
 /// A gate and the attention under it; the data follow from the attention's seed.
@@ -107,6 +109,18 @@ impl GateCase {
     }
 
     pub fn data(&self) -> GateData {
+        let mut random = self.random(GateStream::Tasks);
+        let tasks = match self.tasks {
+            Some(tasks) => (0..self.attention.batch)
+                .map(|_| if random.one_in(5) { -1 } else { random.below(tasks) as i64 })
+                .collect(),
+            None => Vec::new(),
+        };
+        self.data_of(tasks)
+    }
+
+    /// The same problem with these tasks.
+    pub fn data_of(&self, tasks: Vec<i64>) -> GateData {
         let mut random = self.random(GateStream::Logits);
         let mut logits = random.values(self.rows() * self.heads(), self.logit_size);
         if self.ties {
@@ -118,13 +132,6 @@ impl GateCase {
                 }
             }
         }
-        let mut random = self.random(GateStream::Tasks);
-        let tasks = match self.tasks {
-            Some(tasks) => (0..self.attention.batch)
-                .map(|_| if random.one_in(5) { -1 } else { random.below(tasks) as i64 })
-                .collect(),
-            None => Vec::new(),
-        };
         let dynamic = self.features.map(|features| self.dynamic(features, &tasks, &mut logits));
         let pairs = if self.noise() == 0.0 { 0 } else { self.attention.batch * self.heads() };
         let one = |pair| f64::from(self.noise()) * oracle::noise(NOISE.0, NOISE.1, pair);

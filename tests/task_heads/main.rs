@@ -7,6 +7,8 @@
 mod support;
 
 mod case;
+mod every_task;
+mod every_task_laws;
 mod invariance;
 mod launch;
 mod oracle_agreement;
@@ -44,6 +46,22 @@ static TESTS: &[Test] = &[
         statistics::balance_gradients_are_central_differences,
     ),
     Test::new("pruning_keeps_the_heads_that_matter", statistics::pruning_keeps_the_heads_that_matter),
+    Test::new("every_task_is_separate_calls", every_task::every_task_is_separate_calls),
+    Test::new("every_task_gradients_are_the_sums", every_task::every_task_gradients_are_the_sums),
+    Test::new(
+        "every_task_gradients_are_central_differences",
+        every_task::every_task_gradients_are_central_differences,
+    ),
+    Test::new("every_task_statistics_are_those_of_each", every_task::every_task_statistics_are_those_of_each),
+    Test::new("what_no_task_uses_may_hold_anything", every_task_laws::what_no_task_uses_may_hold_anything),
+    Test::new("a_head_is_read_once_for_all_tasks", every_task_laws::a_head_is_read_once_for_all_tasks),
+    Test::new("permuting_tasks_permutes_outputs", every_task_laws::permuting_tasks_permutes_outputs),
+    Test::new(
+        "every_task_bits_are_the_same_every_time",
+        every_task_laws::every_task_bits_are_the_same_every_time,
+    ),
+    Test::new("no_task_at_all", every_task_laws::no_task_at_all),
+    Test::new("bad_every_task_arguments_are_refused", every_task_laws::bad_every_task_arguments_are_refused),
     Test::new("bad_host_ids_are_refused", refusals::bad_host_ids_are_refused),
     Test::alone("a_bad_device_id_spoils_its_sample_alone", refusals::a_bad_device_id_spoils_its_sample_alone),
     Test::new("constant_gates_have_no_gradient", refusals::constant_gates_have_no_gradient),

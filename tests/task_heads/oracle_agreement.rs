@@ -72,7 +72,7 @@ pub fn backward_is_the_formula(device: &TestDevice) -> Result<(), String> {
 }
 
 /// A case whose loss is differentiable: no ties for top-k to break, no straight-through, which is no derivative of anything.
-fn differentiable() -> impl Strategy<Value = GateCase> {
+pub fn differentiable() -> impl Strategy<Value = GateCase> {
     gated(non_empty_case()).prop_map(|mut case| {
         case.ties = false;
         case.zero_gate_grad = ZeroGateGrad::Exact;
@@ -85,7 +85,7 @@ fn differentiable() -> impl Strategy<Value = GateCase> {
 }
 
 /// Σ ⟨dy, y⟩ as a function of the logits, in f64. The rows' ⟨dy, o⟩ do not depend on them.
-fn loss(case: &GateCase, data: &GateData, row_products: &[f64], logits: &[f64]) -> f64 {
+pub fn loss(case: &GateCase, data: &GateData, row_products: &[f64], logits: &[f64]) -> f64 {
     let heads = case.heads();
     (0..data.attention.problem.batch)
         .map(|b| {
@@ -164,7 +164,7 @@ fn partition(listed: &[bool]) -> (Vec<u32>, u32) {
     (on.into_iter().chain(off).collect(), count)
 }
 
-fn check_lists(
+pub fn check_lists(
     gates: &[f32],
     group: usize,
     order: &[u32],

@@ -177,13 +177,20 @@ impl<T: Real> WithSimd for ForwardTile<'_, T> {
         for i in 0..count {
             let nothing = empty(i, total[i]);
             lse.set(i, if nothing { T::NEG_INFINITY } else { natural_log(max[i], total[i]) });
-            let factor = self.row_scale.map_or(T::ONE, |rows| rows.number(i));
             // A row without keys has sums of 0; its total of 0 must not make them NaN.
-            total[i] = if nothing { T::ZERO } else { factor / total[i] };
+            total[i] = if nothing { T::ZERO } else { T::ONE / total[i] };
+            shrink[i] = self.row_scale.filter(|_| !nothing).map_or(T::ONE, |rows| rows.number(i));
         }
+        let (inverse, gate) = (vectors::<S, T>(total), vectors::<S, T>(shrink));
         for row in vectors_mut::<S, T>(sums).chunks_exact_mut(step / T::lanes::<S>()) {
-            for (sum, weight) in row.iter_mut().zip(vectors::<S, T>(total)) {
-                *sum = T::vmul(simd, *sum, *weight);
+            for (sum, inverse) in row.iter_mut().zip(inverse) {
+                *sum = T::vmul(simd, *sum, *inverse);
+            }
+            // After the division, so that the bits are those of the unscaled row times its scale.
+            if self.row_scale.is_some() {
+                for (sum, gate) in row.iter_mut().zip(gate) {
+                    *sum = T::vmul(simd, *sum, *gate);
+                }
             }
         }
         o.write_columns(simd, sums, step);
@@ -223,7 +230,7 @@ pub(super) fn combine<T: Real>(
         }
     }
     let nothing = total == T::ZERO;
-    out.iter_mut().for_each(|o| *o = if nothing { T::ZERO } else { *o * (factor / total) });
+    out.iter_mut().for_each(|o| *o = if nothing { T::ZERO } else { *o * (T::ONE / total) * factor });
     if nothing { T::NEG_INFINITY } else { natural_log(max, total) }
 }
 
