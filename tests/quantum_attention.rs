@@ -7,7 +7,7 @@ use gatewarp::quantum_attention::{
     Mix, QuantumAttention, QuantumAttentionGradients, QuantumAttentionOutput, StateScore, Thetas,
 };
 use gatewarp::statevec::{Axis, Circuit, Parameter, PauliSum};
-use gatewarp::{Backend, Device, Error, Tensor};
+use gatewarp::{Device, Error, Tensor};
 use num_complex::Complex64 as C;
 use std::process::ExitCode;
 use support::devices::{Test, TestDevice, run};
@@ -16,13 +16,6 @@ use support::property::check;
 use support::random::Random;
 
 use proptest::prelude::*;
-
-/// What GPU backends lack: states that start from given amplitudes, which measuring a mixture of amplitudes needs, and gradients
-/// from gradients of the states. A call that works there fails until its line is gone.
-fn is_lacking(device: &Device, case: &Case, backward: bool) -> bool {
-    let of_states = matches!(case.score, StateScore::ComplexDot | StateScore::Fidelity);
-    device.backend() != Backend::Cpu && (case.mix == Mix::Amplitudes || (backward && of_states))
-}
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -203,21 +196,6 @@ impl Scene {
     }
 }
 
-/// The result, or nothing where the backend is known to lack it.
-fn unless_lacking<T>(
-    device: &Device,
-    case: &Case,
-    backward: bool,
-    result: gatewarp::Result<T>,
-) -> Result<Option<T>, String> {
-    match (result, is_lacking(device, case, backward)) {
-        (Ok(value), false) => Ok(Some(value)),
-        (Err(Error::Unsupported { .. }), true) => Ok(None),
-        (Ok(_), true) => Err("works here: mend is_lacking".into()),
-        (Err(error), _) => Err(error.to_string()),
-    }
-}
-
 fn close(what: &str, got: &[f32], want: &[f64], allowed: f64) -> Result<(), String> {
     support::compare::close(what, got, want, &vec![allowed; want.len()]).map(|_| ())
 }
@@ -244,7 +222,7 @@ fn the_formula(device: &TestDevice) -> Result<(), String> {
             return Ok(());
         }
         let scene = scene(handle, case, &at).map_err(|error| error.to_string())?;
-        let Some(out) = unless_lacking(handle, case, false, scene.forward())? else { return Ok(()) };
+        let out = scene.forward().map_err(|error| error.to_string())?;
         let y = out.y.to_vec::<f32>().map_err(|error| error.to_string())?;
         close("y", &y, &oracle(case, &at), VALUE_TOLERANCE * (1.0 + case.tau.abs()))
     })
@@ -259,11 +237,10 @@ fn gradients_are_central_differences(device: &TestDevice) -> Result<(), String> 
         let mut random = Random::new(case.seed, 2);
         let grad_y = random.values(case.batch * case.length * 2, 1.0);
         let scene = scene(handle, case, &at).map_err(|error| error.to_string())?;
-        let Some(out) = unless_lacking(handle, case, false, scene.forward())? else { return Ok(()) };
+        let out = scene.forward().map_err(|error| error.to_string())?;
         let grad =
             Tensor::from_slice(handle, &grad_y, &[case.batch, case.length, 2]).map_err(|e| e.to_string())?;
-        let got = scene.backward(&out, &grad);
-        let Some(got) = unless_lacking(handle, case, true, got)? else { return Ok(()) };
+        let got = scene.backward(&out, &grad).map_err(|error| error.to_string())?;
         let loss = |at: &Values| -> f64 {
             oracle(case, at).iter().zip(&grad_y).map(|(y, g)| y * f64::from(*g)).sum()
         };
@@ -305,7 +282,7 @@ fn a_mixed_batch_is_its_sequences(device: &TestDevice) -> Result<(), String> {
         let case = a_case(mix, score);
         let at = values(&case);
         let all = scene(handle, &case, &at).map_err(text)?;
-        let Some(out) = unless_lacking(handle, &case, false, all.forward())? else { continue };
+        let out = all.forward().map_err(text)?;
         let y = out.y.to_vec::<f32>().map_err(text)?;
         for b in 0..case.batch {
             let width = case.length * case.features();
@@ -335,7 +312,7 @@ fn shots_follow_the_distribution(device: &TestDevice) -> Result<(), String> {
         let circuit = circuit(case.qubits).map_err(text)?;
         let z = vec![PauliSum::z(0).map_err(text)?];
         scene.layer = QuantumAttention::new([&circuit; 3], case.score, mix, z).map_err(text)?;
-        let Some(out) = unless_lacking(handle, &case, false, scene.forward())? else { continue };
+        let out = scene.forward().map_err(text)?;
         let (x, tasks, thetas) = (scene.x.view(), scene.tasks.view(), scene.thetas());
         let draw = |shots: usize, seed: u64| scene.layer.sample(&x, &tasks, &thetas, &out, shots, seed);
         let exact = out.y.to_vec::<f32>().map_err(text)?;

@@ -1,12 +1,14 @@
-// statevec_adjoint_f32: gradients of weighted sums of observables. Runs a program on ψ, forms λ = Oψ, and undoes the program on
-// both, 16 amplitudes of each in a thread's registers.
-// Shapes    program words (forward, observables, backward); theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|1, 2^n],
-//           weights [samples|1, observables] strided; state, lambda [samples, 2^bits] contiguous, used only when a state spans
-//           blocks; slots [gradients, samples, blocks of a state] contiguous: ∂/∂angle of each differentiated operation
+// statevec_adjoint_f32: gradients of weighted sums of observables, or from a gradient of the states. Runs a program on ψ, forms
+// λ = Oψ or loads it, and undoes the program on both, 16 amplitudes of each in a thread's registers.
+// Shapes    program words (forward, observables, backward); theta [tasks|1, thetas], inputs [samples, inputs], initial
+//           [samples|tasks|1, width] c64 or f32, weights [samples|1, observables] f32, or [samples, 2^n] c64 gradients of the
+//           states, strided; state [samples, 2^bits] contiguous, used only when a state spans blocks, and lambda the same, or
+//           [samples, 2^n] contiguous where the gradient of the start is stored; slots [gradients, samples, blocks of a state]
+//           contiguous: ∂/∂angle of each differentiated operation
 // Mapping   2^(bits-4) threads a state, block 256: a block holds 2^(12-bits) states, or 2^(bits-12) blocks hold one
 // Shared    one f32 plane of 4096 words, for exchanges, or coefficients and 8 rows of partial gradients, and one segment of
 //           the program: 24 KiB
-// Traffic   bits ≤ 12: parameters twice, weights and program once a block, slots once; the states never leave the chip.
+// Traffic   bits ≤ 12: parameters twice, starts, weights and program once a block, slots once; the states never leave the chip.
 //           Otherwise one launch a segment: ψ and λ are read and written once in each
 // FLOPs     2 · 8 an amplitude to undo a rotation, 4 for its gradient
 // Numerics  as circuit.cu; a thread's partial gradients are added pairwise over the block, in an order that depends on the number
@@ -24,19 +26,23 @@ struct Params {
     i64 initial_step, weight_step;            // from sample to sample, in elements
     u32 samples;
     u32 bits;      // of the stored index
-    u32 qubits;    // 2^qubits amplitudes are given
+    u32 qubits;
     u32 first;     // word of the first segment to run
     u32 length;    // its words
     u32 segments;  // segments to run
     u32 source;    // Source
     u32 sink;      // Sink
     u32 rows;      // word of the program from which on each sample's row of theta is, or all ones
+    u32 start;     // StartKind
+    u32 width;     // amplitudes of a row of `initial`
+    u32 starts;    // word of the program from which on the start's words are
+    u32 start_step;
 };
 
-enum Source : u32 { ZERO_STATE = 0, INITIAL = 1, STATE = 2, BOTH_STATES = 3 };
-enum Sink : u32 { NOTHING = 0, LAMBDA = 1, BOTH = 2 };
+enum Source : u32 { ZERO_STATE = 0, INITIAL = 1, STATE = 2, BOTH_STATES = 3, NO_STATE = 4 };
+enum Sink : u32 { NOTHING = 0, LAMBDA = 1, BOTH = 2, START_GRADIENT = 3 };
 
-constexpr u32 PLANE = 4096, ROWS = 2048;
+constexpr u32 PLANE = 4096, PARTS = 2048;
 constexpr int K = 16;
 typedef Amplitude<float> Value;
 
@@ -139,6 +145,18 @@ GW_DEVICE void apply(const Value (&a)[K], Value (&u)[K], Shared<u32> words, Shar
     }
 }
 
+// λ = half the gradient of the states: 2·Re⟨λ|∂ψ⟩ is what it changes. The mapping is in logical order.
+GW_DEVICE void load_cotangent(Value (&u)[K], const float* gradients, u32 thread_bits, const Params& p, const Place& place) {
+    const float2* row = reinterpret_cast<const float2*>(gradients) + static_cast<i64>(place.sample) * p.weight_step;
+#pragma unroll
+    for (int j = 0; j < K; ++j) {
+        const u32 index = place.thread | static_cast<u32>(j) << thread_bits;
+        if (!place.inside || index >> p.qubits != 0) continue;
+        const float2 value = gw::load_global_cached(row + index);
+        u[j] = {0.5f * value.x, 0.5f * value.y};
+    }
+}
+
 }  // namespace
 
 GW_KERNEL(256, 2)
@@ -152,7 +170,9 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
     const Parameters parameters = {theta,       inputs,        p.rows != NONE ? program + p.rows : nullptr,
                                    p.theta_step, p.task_step, p.sample_step,
                                    p.input_step, status,      p.samples};
-    Gradients gradients = {plane.slice(ROWS, PLANE - ROWS), slots, p, place, 0u, 0u, false};
+    const u32 kind = p.source == INITIAL ? p.start : ZERO_START;
+    const Start start = {initial, program + p.starts, p.initial_step, p.start_step, kind, p.width};
+    Gradients gradients = {plane.slice(PARTS, PLANE - PARTS), slots, p, place, 0u, 0u, false};
 
     Value a[K], u[K];
     Mapping mapping = {};
@@ -168,19 +188,17 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
             const i64 offset = static_cast<i64>(place.sample) << p.bits;
             const Value* states = reinterpret_cast<const Value*>(state) + offset;
             const Value* lambdas = reinterpret_cast<const Value*>(lambda) + offset;
+            if (p.source < STATE) begin(a, mapping, start, parameters, place, plane, p.bits <= 12u, bad);
 #pragma unroll
             for (int j = 0; j < K; ++j) {
-                const u32 x = mapping.at(j);
-                a[j] = {p.source == ZERO_STATE && x == 0 ? 1.0f : 0.0f, 0.0f};
                 u[j] = {0.0f, 0.0f};
-                if (p.source >= STATE) {
-                    a[j] = gw::load_global(states + x);
-                    // What an earlier launch made NaN stays NaN, whatever a compiler assumes of arithmetic.
-                    bad = bad || gw::is_nan(a[j].x);
-                } else if (p.source == INITIAL && place.inside && x >> p.qubits == 0) {
-                    const float2 value = gw::load_global_cached(initial + place.sample * p.initial_step + x);
-                    a[j] = {value.x, value.y};
-                }
+                if (p.source < STATE) continue;
+                a[j] = {0.0f, 0.0f};
+                if (p.source == NO_STATE) continue;
+                const u32 x = mapping.at(j);
+                a[j] = gw::load_global(states + x);
+                // What an earlier launch made NaN stays NaN, whatever a compiler assumes of arithmetic.
+                bad = bad || gw::is_nan(a[j].x);
                 if (p.source == BOTH_STATES) u[j] = gw::load_global(lambdas + x);
             }
         } else if ((flags & EXCHANGE) != 0) {
@@ -189,6 +207,10 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
         }
         if ((flags & APPLY) != 0) {
             apply(a, u, words, plane, weights, reinterpret_cast<const Value*>(state), mapping, p, place);
+            continue;
+        }
+        if ((flags & LOAD) != 0) {
+            load_cotangent(u, weights, thread_bits, p, place);
             continue;
         }
         if (words[SLOTS] != 0) {
@@ -206,6 +228,16 @@ statevec_adjoint_f32(const u32* program, const float* theta, const float* inputs
     const i64 offset = static_cast<i64>(place.sample) << p.bits;
     Value* states = reinterpret_cast<Value*>(state) + offset;
     Value* lambdas = reinterpret_cast<Value*>(lambda) + offset;
+    if (p.sink == START_GRADIENT) {
+        // The state has been taken back to its start, whose stored index is the logical one.
+        Value* row = reinterpret_cast<Value*>(lambda) + (static_cast<i64>(place.sample) << p.qubits);
+#pragma unroll
+        for (int j = 0; j < K; ++j) {
+            const u32 x = mapping.at(j);
+            if (x >> p.qubits == 0) gw::store_global(row + x, bad ? Value{NAN, NAN} : Value{u[j].x + u[j].x, u[j].y + u[j].y});
+        }
+        return;
+    }
 #pragma unroll
     for (int j = 0; j < K; ++j) {
         const u32 x = mapping.at(j);

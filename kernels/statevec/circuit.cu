@@ -1,13 +1,14 @@
-// statevec_circuit_f32: runs a compiled program (src/statevec/records.rs) on states held in registers, 16 amplitudes a thread.
-// Shapes    program words; theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|1, 2^n] strided; state [samples, 2^bits]
-//           contiguous, used only when a state spans blocks; out [samples, 2^n or observables], rows strided
+// statevec_circuit_f32: runs a compiled program (src/statevec/records/mod.rs) on states held in registers, 16 amplitudes a thread.
+// Shapes    program words; theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|tasks|1, width] c64 or f32,
+//           strided; state [samples, 2^bits] contiguous, used only when a state spans blocks; out [samples, 2^n or
+//           observables], rows strided
 // Mapping   2^(bits-4) threads a state, block 256: a block holds 2^(12-bits) states, or 2^(bits-12) blocks hold one
 // Shared    one f32 plane of 4096 words for exchanges, coefficients and reductions, and one segment of the program: 24 KiB
-// Traffic   bits ≤ 12: parameters once, program once a block, the result once; the states never leave the chip.
+// Traffic   bits ≤ 12: parameters and starts once, program once a block, the result once; the states never leave the chip.
 //           Otherwise one launch a segment, and each amplitude is read and written once in each
 // FLOPs     8 an amplitude for a rotation, 6 for a phase
 // Numerics  angles in f64 until they are below π/4, sines from device.cuh; a parameter that is NaN or infinite makes its sample's
-//           result NaN and sets the status word
+//           result NaN and sets the status word; so does a start without a norm
 // Host      bits ≤ 30; samples · blocks < 2^31; every index in the program is in range
 // Twin      src/statevec/cpu/sweep.rs        Source  Häner & Steiger, arXiv:1704.01127 (fusion in registers); relabelling our own
 #include "statevec/registers.cuh"
@@ -21,7 +22,7 @@ struct Params {
     i64 initial_step, out_step;               // from sample to sample, in elements
     u32 samples;
     u32 bits;      // of the stored index
-    u32 qubits;    // 2^qubits amplitudes are given and returned
+    u32 qubits;    // 2^qubits amplitudes are returned
     u32 first;     // word of the first segment to run
     u32 length;    // its words
     u32 segments;  // segments to run
@@ -29,6 +30,10 @@ struct Params {
     u32 sink;      // Sink
     u32 strings;   // strings of all segments, where the sink is PARTIALS
     u32 rows;      // word of the program from which on each sample's row of theta is, or all ones
+    u32 start;     // StartKind
+    u32 width;     // amplitudes of a row of `initial`
+    u32 starts;    // word of the program from which on the start's words are
+    u32 start_step;
 };
 
 enum Source : u32 { ZERO_STATE = 0, INITIAL = 1, STATE = 2 };
@@ -105,6 +110,8 @@ statevec_circuit_f32(const u32* program, const float* theta, const float* inputs
     const Parameters parameters = {theta,       inputs,        p.rows != NONE ? program + p.rows : nullptr,
                                    p.theta_step, p.task_step, p.sample_step,
                                    p.input_step, status,      p.samples};
+    const u32 kind = p.source == INITIAL ? p.start : ZERO_START;
+    const Start start = {initial, program + p.starts, p.initial_step, p.start_step, kind, p.width};
     Value* states = reinterpret_cast<Value*>(state) + (static_cast<i64>(place.sample) << p.bits);
 
     Value a[K];
@@ -118,18 +125,11 @@ statevec_circuit_f32(const u32* program, const float* theta, const float* inputs
         at += length;
         length = words[NEXT];
         mapping = mapping_of(words, MAPPING, place.thread, thread_bits);
-        if (segment == 0) {
+        if (segment == 0 && p.source == STATE) {
 #pragma unroll
-            for (int j = 0; j < K; ++j) {
-                const u32 x = mapping.at(j);
-                a[j] = {p.source == ZERO_STATE && x == 0 ? 1.0f : 0.0f, 0.0f};
-                if (p.source == STATE) {
-                    a[j] = gw::load_global(states + x);
-                } else if (p.source == INITIAL && place.inside && x >> p.qubits == 0) {
-                    const float2 value = gw::load_global_cached(initial + place.sample * p.initial_step + x);
-                    a[j] = {value.x, value.y};
-                }
-            }
+            for (int j = 0; j < K; ++j) a[j] = gw::load_global(states + mapping.at(j));
+        } else if (segment == 0) {
+            begin(a, mapping, start, parameters, place, plane, p.bits <= 12u, bad);
         } else if ((words[FLAGS] & EXCHANGE) != 0) {
             exchange(a, words, plane);
         }

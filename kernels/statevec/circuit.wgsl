@@ -1,9 +1,10 @@
-// statevec_circuit_f32: runs a compiled program (src/statevec/records.rs) on states held by their threads, 16 amplitudes each.
-// Shapes    program words; theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|1, 2^n] strided; state [samples, 2^bits]
-//           contiguous, used only when a state spans workgroups; result [samples, 2^n or observables], rows strided
+// statevec_circuit_f32: runs a compiled program (src/statevec/records/mod.rs) on states held by their threads, 16 amplitudes each.
+// Shapes    program words; theta [tasks|1, thetas], inputs [samples, inputs], initial [samples|tasks|1, width] c64 or f32,
+//           strided; state [samples, 2^bits] contiguous, used only when a state spans workgroups; result [samples, 2^n or
+//           observables], rows strided
 // Mapping   2^(bits-4) invocations a state, workgroup 256: a workgroup holds 2^(12-bits) states, or 2^(bits-12) hold one
 // Shared    one f32 plane of 4096 words for exchanges, coefficients and reductions: all 16 KiB there are, so n = 12 fits
-// Traffic   bits ≤ 12: parameters once, the result once; the states never leave the workgroup
+// Traffic   bits ≤ 12: parameters and starts once, the result once; the states never leave the workgroup
 // Numerics  as circuit.cu; sines by reduction and polynomials of our own, for WGSL's promise only 2^-11. Angles beyond some
 //           thousand radians lose accuracy in proportion to their size
 // Host      bits ≤ 30; every index in the program is in range; offsets in elements below 2^32
@@ -14,13 +15,13 @@ struct Params {
     inputs_first: u32,
     sample_step: u32,
     input_step: u32,
-    initial_first: u32,
+    initial_first: u32,  // numbers, as the step
     initial_step: u32,
     result_first: u32,
     result_step: u32,
     samples: u32,
     bits: u32,      // of the stored index
-    qubits: u32,    // 2^qubits amplitudes are given and returned
+    qubits: u32,    // 2^qubits amplitudes are returned
     first: u32,     // word of the first segment to run
     segments: u32,  // segments to run
     source: u32,
@@ -30,22 +31,22 @@ struct Params {
     workgroups: u32,   // in all
     task_step: u32,
     rows: u32,  // word of the program from which on each sample's row of theta is, or all ones
-    unused_0: u32,
-    unused_1: u32,
-    unused_2: u32,
+    start: u32,       // a kind of start
+    width: u32,       // amplitudes of a row of `initial`
+    starts: u32,      // word of the program from which on the start's words are
+    start_step: u32,
 }
 
 @group(0) @binding(0) var<storage, read> program: array<u32>;
 @group(0) @binding(1) var<storage, read> theta: array<f32>;
 @group(0) @binding(2) var<storage, read> inputs: array<f32>;
-@group(0) @binding(3) var<storage, read> initial: array<vec2<f32>>;
+@group(0) @binding(3) var<storage, read> initial: array<f32>;
 @group(0) @binding(4) var<storage, read_write> state: array<vec2<f32>>;
 @group(0) @binding(5) var<storage, read_write> result: array<f32>;
 @group(0) @binding(6) var<storage, read_write> status: array<atomic<u32>>;
 @group(0) @binding(7) var<uniform> params: Params;
 
 // Sources.
-const ZERO_STATE: u32 = 0u;
 const INITIAL: u32 = 1u;
 const STATE: u32 = 2u;
 // Sinks.
@@ -134,14 +135,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let flags = program[segment + 1u];
         workgroupBarrier();  // the last segment's coefficients may still be read
         if (i == 0u) {
-            for (var j = 0u; j < K; j += 1u) {
-                let x = stored(mapping, j);
-                a[j] = vec2<f32>(select(0.0, 1.0, params.source == ZERO_STATE && x == 0u), 0.0);
-                if (params.source == STATE) {
-                    a[j] = state[(sample << params.bits) + x];
-                } else if (params.source == INITIAL && inside && (x >> params.qubits) == 0u) {
-                    a[j] = initial[params.initial_first + sample * params.initial_step + x];
+            if (params.source == STATE) {
+                for (var j = 0u; j < K; j += 1u) {
+                    a[j] = state[(sample << params.bits) + stored(mapping, j)];
                 }
+            } else {
+                begin(select(0u, params.start, params.source == INITIAL), mapping, index, threads);
             }
         } else if ((flags & EXCHANGE) != 0u) {
             exchange(segment, index, false);

@@ -2,19 +2,18 @@
 // registers, K = 2^k of them a thread.
 //
 // A block is 256 threads and holds 256·K amplitudes: one state, several small ones, or a part of a large one. The words of a
-// segment (src/statevec/records.rs writes them) say which stored index each (thread, register) holds, how amplitudes move
+// segment (src/statevec/records/mod.rs writes them) say which stored index each (thread, register) holds, how amplitudes move
 // there through shared memory, and what is done to them. Everything but parities over the thread number is the same for all
 // threads of a block.
 #pragma once
 #include "device.cuh"
+#include "statevec/norm.cuh"
 
 namespace statevec {
 
 using gw::i64;
-using gw::Shared;
-using gw::u32;
 
-enum Flag : u32 { EXCHANGE = 1, MEASURE = 2, IMAGINARY = 4, PAIRS = 8, APPLY = 16, UNDO = 32 };
+enum Flag : u32 { EXCHANGE = 1, MEASURE = 2, IMAGINARY = 4, PAIRS = 8, APPLY = 16, UNDO = 32, LOAD = 64 };
 enum Opcode : u32 { REAL = 0, IMAG = 1, PHASE = 2, MATRIX1 = 3, MATRIX2 = 4, MATRIX3 = 5, DIAGONAL = 6 };
 
 constexpr u32 BLOCK = 256, SEGMENT_WORDS = 2048;
@@ -85,6 +84,16 @@ GW_DEVICE Place place_of(u32 thread_bits, u32 samples) {
     place.inside = place.sample < samples;
     return place;
 }
+
+/// What states start from: a caller's rows as they are, picked by task, or to be normalised; or the numbers of basis states.
+enum StartKind : u32 { ZERO_START = 0, ROWS = 1, TASK_ROWS = 2, COMPLEX_ROWS = 3, REAL_ROWS = 4, NUMBERS = 5 };
+struct Start {
+    const float2* given;
+    // Of each sample: the number of a basis state, or, where a state spans blocks, {power, factor} that normalise its row.
+    const u32* words;
+    i64 row_step;  // elements
+    u32 word_step, kind, width;
+};
 
 /// Index of register 0, and what each register bit adds.
 struct Mapping {
@@ -309,6 +318,97 @@ GW_DEVICE void coefficients(Shared<u32> words, Shared<R> plane, const Parameters
         plane[2u * i] = turn.x;
         plane[2u * i + 1u] = turn.y;
     }
+}
+
+/// The largest, or the sum, of a number of each thread of a state, in an order that depends on the number of threads alone.
+/// `plane` must be free; it is again afterwards.
+template <bool SUM>
+GW_DEVICE float over_state(float value, Shared<float> plane, const Place& place) {
+    if (place.threads == 1) return value;
+    const u32 own = place.thread % place.threads;
+    plane[threadIdx.x] = value;
+    gw::sync_threads();
+    for (u32 half = place.threads / 2; half > 0; half /= 2) {
+        if (own < half) {
+            const float mine = plane[threadIdx.x], other = plane[threadIdx.x + half];
+            plane[threadIdx.x] = SUM ? mine + other : mine < other ? other : mine;
+        }
+        gw::sync_threads();
+    }
+    value = plane[threadIdx.x - own];
+    gw::sync_threads();
+    return value;
+}
+
+/// What multiplies the amplitudes of a state that these threads hold.
+template <int K>
+GW_DEVICE Amplitude<float> norm_of(const Amplitude<float> (&a)[K], Shared<float> plane, const Place& place) {
+    u32 largest = 0;
+#pragma unroll
+    for (int j = 0; j < K; ++j) {
+        const u32 x = biased_exponent(a[j].x), y = biased_exponent(a[j].y);
+        largest = largest < x ? x : largest;
+        largest = largest < y ? y : largest;
+    }
+    largest = static_cast<u32>(over_state<false>(static_cast<float>(largest), plane, place));
+    const float power = power_against(largest);
+    float level[K];
+#pragma unroll
+    for (int j = 0; j < K; ++j) {
+        const float x = a[j].x * power, y = a[j].y * power;
+        level[j] = gw::fma(x, x, y * y);
+    }
+    static_assert(K == 16, "the levels are spelt out: a loop over them is not unrolled, and the array leaves the registers");
+#pragma unroll
+    for (int j = 0; j < 8; ++j) level[j] += level[j + 8];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) level[j] += level[j + 4];
+    level[0] = (level[0] + level[2]) + (level[1] + level[3]);
+    return {power, factor_of(largest, over_state<true>(level[0], plane, place))};
+}
+
+/// Fills `a` with the start of the thread's state; `bad` is set where there is none. Every thread of the block must come;
+/// `plane` must be free, and is again afterwards.
+template <int K>
+GW_DEVICE void begin(Amplitude<float> (&a)[K], const Mapping& mapping, const Start& start, const Parameters& p,
+                     const Place& place, Shared<float> plane, bool whole, bool& bad) {
+    const u32* words = start.words + static_cast<i64>(place.sample) * start.word_step;
+    u32 number = 0;
+    if (start.kind == NUMBERS) {
+        number = place.inside ? gw::load_global_cached(words) : NONE;
+        bad = bad || (place.inside && number == NONE);
+    }
+    i64 row = place.sample;
+    if (start.kind == TASK_ROWS && place.inside && !bad) row = gw::load_global_cached(p.theta_rows + row);
+    const bool reads = start.kind != ZERO_START && start.kind != NUMBERS;
+    const bool readable = reads && place.inside && !bad;
+    const float2* from = start.given + (start.kind == REAL_ROWS ? 0 : row * start.row_step);
+    const float* real = reinterpret_cast<const float*>(start.given) + (start.kind == REAL_ROWS ? row * start.row_step : 0);
+#pragma unroll
+    for (int j = 0; j < K; ++j) {
+        const u32 x = mapping.at(j);
+        a[j] = {!reads && x == number ? 1.0f : 0.0f, 0.0f};
+        if (!readable || x >= start.width) continue;
+        if (start.kind == REAL_ROWS) {
+            a[j].x = gw::load_global_cached(real + x);
+        } else {
+            const float2 value = gw::load_global_cached(from + x);
+            a[j] = {value.x, value.y};
+        }
+    }
+    if (start.kind != COMPLEX_ROWS && start.kind != REAL_ROWS) return;
+    Amplitude<float> norm;
+    if (whole) {
+        norm = norm_of(a, plane, place);
+        if (norm.y == 0.0f && place.inside && place.thread == 0) gw::atomic_or_global(p.status + STATUS_NORM, 1u);
+    } else {
+        // Its kernel has reported it.
+        norm.x = gw::float_from_bits(gw::load_global_cached(words));
+        norm.y = gw::float_from_bits(gw::load_global_cached(words + 1));
+    }
+    bad = bad || (place.inside && norm.y == 0.0f);
+#pragma unroll
+    for (int j = 0; j < K; ++j) a[j] = {a[j].x * norm.x * norm.y, a[j].y * norm.x * norm.y};
 }
 
 /// Runs a segment's operations on `a`; if `both`, on `u` too, and gives `gradient` this thread's part of

@@ -1,7 +1,7 @@
 // registers.wgsl: what the state-vector shaders share: a compiled program's records, and its operations on amplitudes held by
 // their invocations, 16 each. The twin of registers.cuh.
 //
-// A shader that uses it declares `program`, `theta`, `inputs`, `status` and `params`, says whether it is `ADJOINT`, and if so
+// A shader that uses it declares `program`, `theta`, `inputs`, `initial`, `status` and `params`, says whether it is `ADJOINT`, and if so
 // what to do with a `gradient`.
 
 const BLOCK: u32 = 256u;
@@ -20,6 +20,13 @@ const IMAGINARY: u32 = 4u;
 const PAIRS: u32 = 8u;
 const APPLY: u32 = 16u;
 const UNDO: u32 = 32u;
+const LOAD: u32 = 64u;
+// What states start from: a caller's rows as they are, picked by task, or to be normalised; or the numbers of basis states.
+const ROWS: u32 = 1u;
+const TASK_ROWS: u32 = 2u;
+const COMPLEX_ROWS: u32 = 3u;
+const REAL_ROWS: u32 = 4u;
+const NUMBERS: u32 = 5u;
 // Opcodes.
 const REAL: u32 = 0u;
 const IMAG: u32 = 1u;
@@ -94,6 +101,91 @@ fn exchange(segment: u32, index: u32, of_lambda: bool) {
             }
         }
         workgroupBarrier();
+    }
+}
+
+// The largest, or the sum, of a number of each invocation of a state, in an order that depends on their count alone.
+fn over_state(value: f32, adds: bool, index: u32, threads: u32) -> f32 {
+    if (threads == 1u) {
+        return value;
+    }
+    let own = index % threads;
+    plane[index] = value;
+    workgroupBarrier();
+    for (var half = threads / 2u; half > 0u; half /= 2u) {
+        if (own < half) {
+            let other = plane[index + half];
+            plane[index] = select(max(plane[index], other), plane[index] + other, adds);
+        }
+        workgroupBarrier();
+    }
+    let result = plane[index - own];
+    workgroupBarrier();
+    return result;
+}
+
+// Fills `a` with the start of the invocation's state. {power, factor} that normalise a state that spans workgroups are words of
+// the program; they have been reported.
+fn begin(kind: u32, mapping: Mapping, index: u32, threads: u32) {
+    let words = params.starts + sample * params.start_step;
+    var number = 0u;
+    if (kind == NUMBERS) {
+        number = NONE;
+        if (inside) {
+            number = program[words];
+            bad = bad || number == NONE;
+        }
+    }
+    var row = sample;
+    if (kind == TASK_ROWS && inside) {
+        row = program[params.rows + sample];
+    }
+    let first = params.initial_first + row * params.initial_step;
+    let reads = kind >= ROWS && kind <= REAL_ROWS;
+    for (var j = 0u; j < K; j += 1u) {
+        let x = stored(mapping, j);
+        a[j] = vec2<f32>(select(0.0, 1.0, !reads && x == number), 0.0);
+        if (reads && inside && !bad && x < params.width) {
+            if (kind == REAL_ROWS) {
+                a[j].x = initial[first + x];
+            } else {
+                a[j] = vec2<f32>(initial[first + 2u * x], initial[first + 2u * x + 1u]);
+            }
+        }
+    }
+    if (kind != COMPLEX_ROWS && kind != REAL_ROWS) {
+        return;
+    }
+    var power = 1.0;
+    var factor = 1.0;
+    if (params.bits <= 12u) {
+        var largest = 0u;
+        for (var j = 0u; j < K; j += 1u) {
+            largest = max(largest, max(biased_exponent(a[j].x), biased_exponent(a[j].y)));
+        }
+        largest = u32(over_state(f32(largest), false, index, threads));
+        power = power_against(largest);
+        var level: array<f32, 16>;
+        for (var j = 0u; j < K; j += 1u) {
+            let scaled = a[j] * power;
+            level[j] = dot(scaled, scaled);
+        }
+        for (var half = K / 2u; half > 0u; half /= 2u) {
+            for (var j = 0u; j < half; j += 1u) {
+                level[j] += level[j + half];
+            }
+        }
+        factor = factor_of(largest, over_state(level[0], true, index, threads));
+        if (factor == 0.0 && inside && thread == 0u) {
+            atomicOr(&status[STATUS_NORM], 1u);
+        }
+    } else {
+        power = bitcast<f32>(program[words]);
+        factor = bitcast<f32>(program[words + 1u]);
+    }
+    bad = bad || factor == 0.0;
+    for (var j = 0u; j < K; j += 1u) {
+        a[j] = a[j] * power * factor;
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Status {
     Norm = 4,
     /// A page number is outside the cache.
     Page = 5,
+    /// The number of a basis state is not below 2^qubits.
+    Basis = 6,
 }
 
 impl Status {
@@ -35,6 +37,7 @@ impl Status {
             (Self::Parameter, "a NaN or infinite parameter"),
             (Self::Label, "a label that is not below the number of classes"),
             (Self::Page, "a page number outside the cache"),
+            (Self::Basis, "the number of a basis state that the circuit does not have"),
             (Self::Norm, "a state whose norm is zero, infinite or NaN"),
         ];
         let set = |status: Self| words.get(status as usize).is_some_and(|&word| word != 0);

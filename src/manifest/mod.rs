@@ -164,6 +164,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("attention/fragments.cuh", include_str!("../../kernels/attention/fragments.cuh")),
     ("attention/gradients.cuh", include_str!("../../kernels/attention/gradients.cuh")),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
+    ("statevec/norm.cuh", include_str!("../../kernels/statevec/norm.cuh")),
     ("statevec/registers.cuh", include_str!("../../kernels/statevec/registers.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
     ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),

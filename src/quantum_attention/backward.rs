@@ -32,7 +32,7 @@ impl QuantumAttention {
     ///
     /// # Errors
     /// As [`QuantumAttention::forward`]; as [`Program::gradient`](crate::statevec::Program::gradient) for circuits that are not
-    /// unitary, and for backends without the adjoint method.
+    /// unitary.
     ///
     /// # Source
     /// ∂|⟨q|k⟩|²/∂q = 2⟨k|q⟩k; the adjoint method, Jones & Gacon, arXiv:2009.02823.

@@ -230,8 +230,8 @@ impl QuantumAttention {
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::DType`], [`Error::Device`], [`Error::InvalidArgument`], [`Error::TaskId`] naming the argument,
-    /// as [`Program::run`] and [`attention_forward`](crate::attention::attention_forward) have them; [`Error::InvalidArgument`] on the CPU for amplitudes that mix to
-    /// zero.
+    /// as [`Program::run`] and [`attention_forward`](crate::attention::attention_forward) have them. Amplitudes that mix to zero
+    /// are [`Error::InvalidArgument`] on the CPU, on GPUs NaN in `y` and [`Error::DeviceValue`] at the next synchronising call.
     pub fn forward(
         &self,
         x: &TensorRef<'_>,

@@ -1,5 +1,6 @@
 //! What CUDA and WGSL have in common: which launches a program needs, and what each moves.
 
+use super::gpu_tables::{Opening, StartKind};
 use super::program::{Program, Readout};
 use super::records::{self, DeviceProgram, Ending, Kind, ON_CHIP_BITS, Segment};
 
@@ -10,6 +11,12 @@ pub(crate) enum Source {
     ZeroState = 0,
     Initial = 1,
     State = 2,
+}
+
+impl Source {
+    pub(crate) fn of(opening: Opening) -> Self {
+        if opening.kind == StartKind::Zero { Self::ZeroState } else { Self::Initial }
+    }
 }
 
 /// `Sink` in the kernels.
@@ -28,6 +35,7 @@ pub(crate) enum Sink {
 pub(crate) struct Launch {
     pub(crate) first: u32,
     /// Words of the first segment.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "shaders do not stage them"))]
     pub(crate) words: u32,
     pub(crate) segments: u32,
     pub(crate) source: Source,
@@ -38,6 +46,7 @@ pub(crate) struct Launch {
 #[derive(Debug)]
 pub(crate) struct GpuPlan {
     pub(crate) program: DeviceProgram,
+    opening: Opening,
     pub(crate) launches: Vec<Launch>,
     pub(crate) blocks: u64,
     /// Blocks that share a state.
@@ -47,8 +56,8 @@ pub(crate) struct GpuPlan {
 }
 
 impl GpuPlan {
-    /// The launches for `samples` samples that start from |0…0⟩ or from states of the caller's.
-    pub(crate) fn new(program: &Program, samples: usize, given_states: bool, readout: Readout<'_>) -> Self {
+    /// The launches for `samples` samples.
+    pub(crate) fn new(program: &Program, samples: usize, opening: Opening, readout: Readout<'_>) -> Self {
         let (lowered, qubits) = (&program.lowered, program.qubits());
         let ending = match readout {
             Readout::States => Ending::States,
@@ -56,7 +65,7 @@ impl GpuPlan {
             Readout::Expectations { groups, observables } => Ending::Expectations(groups, observables),
         };
         let program = records::encode(lowered, program.gpu_passes(), qubits, ending);
-        let start = if given_states { Source::Initial } else { Source::ZeroState };
+        let start = Source::of(opening);
         let end = match readout {
             Readout::States => Sink::States,
             Readout::Probabilities => Sink::Probabilities,
@@ -74,7 +83,14 @@ impl GpuPlan {
                 sink: end,
             };
             let blocks = samples.div_ceil(states);
-            return Self { program, launches: vec![whole], blocks, blocks_per_state: 1, partial_strings: 0 };
+            return Self {
+                program,
+                opening,
+                launches: vec![whole],
+                blocks,
+                blocks_per_state: 1,
+                partial_strings: 0,
+            };
         }
         // One launch a segment: the exchange is a trip through global memory.
         let last = program.segments.len() - 1;
@@ -96,7 +112,14 @@ impl GpuPlan {
         }
         let blocks_per_state = 1u64 << (program.bits - ON_CHIP_BITS);
         let partial_strings = if end == Sink::Expectations { program.strings.len() as u64 / 2 } else { 0 };
-        Self { blocks: samples * blocks_per_state, program, launches, blocks_per_state, partial_strings }
+        Self {
+            blocks: samples * blocks_per_state,
+            program,
+            opening,
+            launches,
+            blocks_per_state,
+            partial_strings,
+        }
     }
 
     /// Whether a buffer for the states is needed.
@@ -113,27 +136,42 @@ impl GpuPlan {
         qubits: usize,
         observables: u64,
     ) -> (u64, u64) {
-        let segments = self.program.segments.iter().skip_while(|segment| segment.first != launch.first);
+        launch.traffic(&self.program, self.opening, samples, qubits, observables)
+    }
+}
+
+impl Launch {
+    /// Bytes that it loads from and stores to global memory on CUDA, of a program that starts as said.
+    pub(crate) fn traffic(
+        &self,
+        program: &DeviceProgram,
+        opening: Opening,
+        samples: u64,
+        qubits: usize,
+        observables: u64,
+    ) -> (u64, u64) {
+        let blocks_per_state = 1u64 << program.bits.saturating_sub(ON_CHIP_BITS);
+        let blocks = (samples * blocks_per_state).div_ceil(1 << ON_CHIP_BITS.saturating_sub(program.bits));
+        let segments = program.segments.iter().skip_while(|segment| segment.first != self.first);
         let (mut words, mut terms, mut measured) = (0, 0, 0);
-        for segment in segments.take(launch.segments as usize) {
+        for segment in segments.take(self.segments as usize) {
             words += u64::from(segment.words);
             terms += segment.terms;
             measured += if segment.kind == Kind::Measure { u64::from(segment.count) } else { 0 };
         }
-        let states = (8 * samples) << self.program.bits;
+        let states = (8 * samples) << program.bits;
         let logical = (8 * samples) << qubits;
-        let loads = match launch.source {
-            Source::ZeroState => 0,
-            Source::Initial => logical,
+        let loads = match self.source {
+            Source::ZeroState | Source::Initial => opening.loads(samples, program.bits),
             Source::State => states,
         };
-        let stores = match launch.sink {
+        let stores = match self.sink {
             Sink::States => logical,
             Sink::Probabilities => logical / 2,
             Sink::Expectations => 4 * samples * observables,
             Sink::BackToState => states,
-            Sink::Partials => 4 * measured * self.blocks,
+            Sink::Partials => 4 * measured * blocks,
         };
-        (loads + 4 * (words * self.blocks + terms * samples * self.blocks_per_state), stores)
+        (loads + 4 * (words * blocks + terms * samples * blocks_per_state), stores)
     }
 }

@@ -1,12 +1,13 @@
 //! The adjoint gradient on a GPU: which launches it needs, what each moves, and how gradients of angles become gradients of
 //! parameters.
 
+use super::batch::Start;
 use super::gpu::{Launch, Sink, Source};
-use super::observables::StringGroup;
+use super::gpu_tables::Opening;
 use super::parameter::Variable;
 use super::problem::Problem;
 use super::program::Program;
-use super::records::{self, DeviceProgram, Kind, ON_CHIP_BITS, Segment};
+use super::records::{self, Arriving, Derivative, DeviceProgram, Kind, ON_CHIP_BITS, Segment};
 
 /// Samples whose gradients by `theta` are added up first, in order; then those sums are.
 pub(crate) const CHUNK: usize = 64;
@@ -22,6 +23,8 @@ pub(crate) enum AdjointSource {
     Initial = 1,
     State = 2,
     Both = 3,
+    /// ψ is not needed.
+    Nothing = 4,
 }
 
 /// `Sink` in adjoint.{cu,wgsl}.
@@ -31,6 +34,8 @@ pub(crate) enum AdjointSink {
     Nothing = 0,
     Lambda = 1,
     Both = 2,
+    /// Twice λ, taken back to the start, as rows of 2^qubits.
+    StartGradient = 3,
 }
 
 /// One launch of the adjoint kernel.
@@ -38,6 +43,7 @@ pub(crate) enum AdjointSink {
 pub(crate) struct AdjointLaunch {
     pub(crate) first: u32,
     /// Words of the first segment.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "shaders do not stage them"))]
     pub(crate) words: u32,
     pub(crate) segments: u32,
     pub(crate) source: AdjointSource,
@@ -54,6 +60,7 @@ pub(crate) struct SumTable {
 /// Everything a backend needs to differentiate a program.
 pub(crate) struct AdjointPlan {
     pub(crate) program: DeviceProgram,
+    pub(crate) opening: Opening,
     /// Launches of the circuit kernel, which leave ψ in memory; none where a state stays on the chip.
     pub(crate) forward: Vec<Launch>,
     pub(crate) launches: Vec<AdjointLaunch>,
@@ -66,13 +73,25 @@ pub(crate) struct AdjointPlan {
 }
 
 impl AdjointPlan {
-    /// `None` if no angle depends on a parameter.
-    pub(crate) fn new(problem: &Problem<'_>, groups: &[StringGroup]) -> Option<Self> {
-        let (program, samples) = (problem.program, problem.samples);
-        let given_states = problem.initial.is_some();
-        let encoded =
-            records::encode_adjoint(&program.lowered, program.gpu_passes(), program.qubits(), groups);
-        if encoded.gradients.is_empty() {
+    /// `None` if no angle depends on a parameter and the start is not differentiated.
+    pub(crate) fn new(problem: &Problem<'_>, arriving: Arriving<'_>) -> Option<Self> {
+        let by_task = problem.theta_tasks.is_some() || problem.start == Start::TaskStates;
+        let (opening, start) = (Opening::of(problem), problem.differentiates_start());
+        Self::of(problem.program, problem.samples, arriving, opening, start, by_task)
+    }
+
+    /// The same of any problem. `start`: whether what states start from is differentiated.
+    pub(crate) fn of(
+        program: &Program,
+        samples: usize,
+        arriving: Arriving<'_>,
+        opening: Opening,
+        start: bool,
+        by_task: bool,
+    ) -> Option<Self> {
+        let passes = program.gpu_passes();
+        let encoded = records::encode_adjoint(&program.lowered, passes, program.qubits(), arriving, start);
+        if encoded.gradients.is_empty() && !start {
             return None;
         }
         let segment = |at: usize| -> &Segment { &encoded.segments[at] };
@@ -84,33 +103,48 @@ impl AdjointPlan {
             source,
             sink,
         };
+        let end = if start { AdjointSink::StartGradient } else { AdjointSink::Nothing };
         let mut forward = Vec::new();
         let mut launches = Vec::new();
         if encoded.bits <= ON_CHIP_BITS {
-            let source = if given_states { AdjointSource::Initial } else { AdjointSource::ZeroState };
-            launches
-                .push(AdjointLaunch { segments: total as u32, ..single(0, source, AdjointSink::Nothing) });
+            let source = match Source::of(opening) {
+                Source::ZeroState => AdjointSource::ZeroState,
+                _ => AdjointSource::Initial,
+            };
+            launches.push(AdjointLaunch { segments: total as u32, ..single(0, source, end) });
         } else {
             let run = encoded.segments.iter().take_while(|segment| segment.kind == Kind::Run).count();
-            let apply =
-                encoded.segments.iter().filter(|segment| matches!(segment.kind, Kind::Apply(_))).count();
-            let start = if given_states { Source::Initial } else { Source::ZeroState };
+            let arrive = encoded
+                .segments
+                .iter()
+                .filter(|segment| matches!(segment.kind, Kind::Apply(_) | Kind::Load))
+                .count();
             forward.extend((0..run).map(|at| Launch {
                 first: segment(at).first,
                 words: segment(at).words,
                 segments: 1,
-                source: if at == 0 { start } else { Source::State },
+                source: if at == 0 { Source::of(opening) } else { Source::State },
                 sink: Sink::BackToState,
             }));
-            let (source, sink) = (AdjointSource::State, AdjointSink::Lambda);
-            launches.push(AdjointLaunch { segments: apply as u32, ..single(run, source, sink) });
-            launches.extend((run + apply..total).map(|at| {
-                let sink = if at + 1 == total { AdjointSink::Nothing } else { AdjointSink::Both };
+            let source = match arriving {
+                Arriving::Observables(_) => AdjointSource::State,
+                Arriving::States => AdjointSource::Nothing,
+            };
+            let sink = if run + arrive == total { end } else { AdjointSink::Lambda };
+            launches.push(AdjointLaunch { segments: arrive as u32, ..single(run, source, sink) });
+            launches.extend((run + arrive..total).map(|at| {
+                let sink = if at + 1 == total { end } else { AdjointSink::Both };
                 single(at, AdjointSource::Both, sink)
             }));
         }
         let blocks_per_state = 1u64 << encoded.bits.saturating_sub(ON_CHIP_BITS);
-        let of_chunk = (CHUNK as u64 * encoded.gradients.len() as u64) * blocks_per_state;
+        // Derivatives of operations, and numbers of the start's gradient.
+        let of_sample = (encoded.gradients.len() as u64 * blocks_per_state).max(if start {
+            2 << program.qubits()
+        } else {
+            1
+        });
+        let of_chunk = CHUNK as u64 * of_sample;
         let chunks = (MOST_SLOTS / of_chunk).max(1).min(samples.div_ceil(CHUNK).max(1) as u64);
         let table = |count: usize, pick: fn(Variable) -> Option<usize>| {
             SumTable::new(program, &encoded.gradients, count, pick)
@@ -124,9 +158,8 @@ impl AdjointPlan {
             Variable::Theta(_) => None,
         });
         // A task's samples are wherever they are: all in one round.
-        let samples =
-            if problem.theta_tasks.is_some() { samples } else { samples.min(chunks as usize * CHUNK) };
-        Some(Self { program: encoded, forward, launches, blocks_per_state, samples, theta, inputs })
+        let samples = if by_task { samples } else { samples.min(chunks as usize * CHUNK) };
+        Some(Self { program: encoded, opening, forward, launches, blocks_per_state, samples, theta, inputs })
     }
 
     /// Blocks that run `samples` samples.
@@ -138,22 +171,28 @@ impl AdjointPlan {
     }
 
     /// Bytes that one launch of the adjoint kernel for `samples` samples loads and stores on CUDA.
-    #[cfg(all(test, feature = "emulator", feature = "cuda"))]
     pub(crate) fn traffic(&self, launch: &AdjointLaunch, samples: usize, qubits: usize) -> (u64, u64) {
         let (count, blocks) = (samples as u64, self.blocks(samples));
         let segments = self.program.segments.iter().skip_while(|segment| segment.first != launch.first);
         let states = (8 * count) << self.program.bits;
-        let (mut loads, mut stores) = match (launch.source, launch.sink) {
-            (AdjointSource::ZeroState, _) => (0, 0),
-            (AdjointSource::Initial, _) => ((8 * count) << qubits, 0),
-            (AdjointSource::State, _) => (states, states),
-            (AdjointSource::Both, AdjointSink::Both) => (2 * states, 2 * states),
-            (AdjointSource::Both, _) => (2 * states, 0),
+        let logical = (8 * count) << qubits;
+        let mut loads = match launch.source {
+            AdjointSource::ZeroState | AdjointSource::Initial => self.opening.loads(count, self.program.bits),
+            AdjointSource::State => states,
+            AdjointSource::Both => 2 * states,
+            AdjointSource::Nothing => 0,
+        };
+        let mut stores = match launch.sink {
+            AdjointSink::Nothing => 0,
+            AdjointSink::Lambda => states,
+            AdjointSink::Both => 2 * states,
+            AdjointSink::StartGradient => logical,
         };
         for segment in segments.take(launch.segments as usize) {
             let (words, terms) = (u64::from(segment.words), segment.terms);
             let weights = if matches!(segment.kind, Kind::Apply(_)) { u64::from(segment.count) } else { 0 };
             loads += 4 * (words * blocks + (terms + weights) * count * self.blocks_per_state);
+            loads += if segment.kind == Kind::Load { logical } else { 0 };
             stores += 4 * u64::from(segment.gradients) * count * self.blocks_per_state;
             // A large state's flipped amplitudes are read from memory.
             let gathers = segment.kind == Kind::Apply(true) && self.program.bits > ON_CHIP_BITS;
@@ -166,15 +205,24 @@ impl AdjointPlan {
 impl SumTable {
     fn new(
         program: &Program,
-        gradients: &[usize],
+        gradients: &[Derivative],
         parameters: usize,
         pick: fn(Variable) -> Option<usize>,
     ) -> Self {
         let mut terms: Vec<Vec<[u32; 2]>> = vec![Vec::new(); parameters];
-        for (slot, &step) in gradients.iter().enumerate() {
-            let Some(angle) = program.lowered.steps[step].angle() else { continue };
-            if let Some(parameter) = angle.of.and_then(pick) {
-                terms[parameter].push([slot as u32, (angle.scale as f32).to_bits()]);
+        for (slot, derivative) in gradients.iter().enumerate() {
+            let one = match derivative {
+                Derivative::Step(step) => program.lowered.steps[*step].angle(),
+                Derivative::GlobalPhase => None,
+            };
+            let all = match derivative {
+                Derivative::Step(_) => &[],
+                Derivative::GlobalPhase => program.lowered.global_phase.as_slice(),
+            };
+            for angle in all.iter().copied().chain(one) {
+                if let Some(parameter) = angle.of.and_then(pick) {
+                    terms[parameter].push([slot as u32, (angle.scale as f32).to_bits()]);
+                }
             }
         }
         let mut words = Vec::with_capacity(2 * (parameters + gradients.len()));
@@ -185,12 +233,5 @@ impl SumTable {
         }
         words.extend(terms.iter().flatten().flatten());
         Self { words, parameters }
-    }
-
-    /// A table that adds up `parameters` columns as they are.
-    pub(crate) fn columns(parameters: usize) -> Self {
-        let words = (0..parameters as u32).flat_map(|i| [parameters as u32 + i, 1]);
-        let terms = (0..parameters as u32).flat_map(|i| [i, 1f32.to_bits()]);
-        Self { words: words.chain(terms).collect(), parameters }
     }
 }

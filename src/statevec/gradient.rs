@@ -7,9 +7,10 @@ use super::parameter::{Angle, Variable};
 use super::pauli::PauliSum;
 use super::problem::{Problem, host};
 use super::program::Program;
-use crate::device::Backend;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-use crate::device::Kind;
+use super::records::Arriving;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use crate::device::{Backend, Kind};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, TensorRef};
@@ -23,8 +24,7 @@ pub struct StatevecGradients {
     /// `[samples, inputs]`.
     pub inputs: Tensor,
     /// Of the shape and element type of `initial`, summed over the samples that share a row, in their order. A complex one is
-    /// ∂L/∂re + i·∂L/∂im, what PyTorch uses: dL = Re Σ conj(g)·dz. `None` where no amplitudes were
-    /// given, and on GPU backends.
+    /// ∂L/∂re + i·∂L/∂im, what PyTorch uses: dL = Re Σ conj(g)·dz. `None` where no amplitudes were given.
     pub initial: Option<Tensor>,
 }
 
@@ -58,7 +58,8 @@ impl Program {
         self.check_adjoint(&problem)?;
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
         if batch.device.backend() != Backend::Cpu {
-            return self.gradient_on_gpu(&problem, observables, weights);
+            let groups = observables::groups(&self.lowered.frame, observables);
+            return on_gpu(&problem, Arriving::Observables(&groups), weights);
         }
         let groups = observables::groups(&self.lowered.frame, observables);
         if batch.dtype == DType::C128 {
@@ -99,43 +100,15 @@ impl Program {
         validate::tensor(op, "cotangent", cotangent, batch.dtype, &batch.device)?;
         validate::last_contiguous(op, "cotangent", cotangent)?;
         self.check_adjoint(&problem)?;
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
         if batch.device.backend() != Backend::Cpu {
-            return problem.only_on_cpu("gradient from a gradient of the states");
+            return on_gpu(&problem, Arriving::States, cotangent);
         }
         if batch.dtype == DType::C128 {
             self.states_backward::<f64>(&problem, cotangent)
         } else {
             self.states_backward::<f32>(&problem, cotangent)
         }
-    }
-
-    #[cfg(any(feature = "wgpu", feature = "cuda"))]
-    fn gradient_on_gpu(
-        &self,
-        problem: &Problem<'_>,
-        observables: &[PauliSum],
-        weights: &TensorRef<'_>,
-    ) -> Result<StatevecGradients> {
-        problem.check_backend()?;
-        let groups = observables::groups(&self.lowered.frame, observables);
-        let zeros = |shape: &[usize]| Tensor::zeros(&problem.device, DType::F32, shape);
-        let shape: Vec<usize> = problem.theta_tasks.into_iter().chain([self.thetas()]).collect();
-        let (mut theta, mut inputs) = (zeros(&shape)?, zeros(&[problem.samples, self.inputs()])?);
-        if problem.samples > 0 && !groups.is_empty() {
-            match &problem.device.0 {
-                // Has its own way.
-                Kind::Cpu => {}
-                #[cfg(feature = "wgpu")]
-                Kind::Wgpu(device) => {
-                    super::wgpu::gradient(device, problem, &groups, weights, [&mut theta, &mut inputs])?;
-                }
-                #[cfg(feature = "cuda")]
-                Kind::Cuda(device) => {
-                    super::cuda::gradient(device, problem, &groups, weights, [&mut theta, &mut inputs])?;
-                }
-            }
-        }
-        Ok(StatevecGradients { theta, inputs, initial: None })
     }
 
     fn check_adjoint(&self, problem: &Problem<'_>) -> Result<()> {
@@ -179,7 +152,7 @@ impl Program {
         nothing: bool,
     ) -> Result<StatevecGradients> {
         let exec = &self.cpu_plan(true).exec;
-        let initial = problem.initial.is_some() && problem.start != Start::Basis;
+        let initial = problem.differentiates_start();
         let turns = self.lowered.global_phase.iter().any(|angle| angle.of.is_some());
         let phase = turns && matches!(cotangent, Cotangent::States { .. });
         let gradients = if problem.samples == 0 || nothing {
@@ -275,5 +248,18 @@ impl Program {
         }
         let values: Vec<F> = sums.iter().map(|g| F::of(g[0])).collect();
         Tensor::from_slice(&problem.device, &values, given.shape())
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn on_gpu(problem: &Problem<'_>, kind: Arriving<'_>, arriving: &TensorRef<'_>) -> Result<StatevecGradients> {
+    problem.check_backend()?;
+    match &problem.device.0 {
+        // Has its own way.
+        Kind::Cpu => Err(Error::argument(problem.op, "device", "is no GPU")),
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(device) => super::wgpu::gradient(device, problem, kind, arriving),
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(device) => super::cuda::gradient(device, problem, kind, arriving),
     }
 }

@@ -37,6 +37,10 @@ mod gate;
 mod gpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod gpu_adjoint;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu_gradient;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu_tables;
 mod gradient;
 mod lower;
 mod observables;

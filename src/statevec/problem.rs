@@ -109,7 +109,7 @@ pub(crate) struct Problem<'a> {
     pub(crate) start: Start,
     pub(crate) dtype: DType,
     /// Numbers of basis states.
-    basis: Option<Ids<'a>>,
+    pub(crate) basis: Option<Ids<'a>>,
 }
 
 impl<'a> Problem<'a> {
@@ -176,16 +176,16 @@ impl<'a> Problem<'a> {
         })
     }
 
-    /// The error of another backend for what only the CPU can do yet.
-    pub(crate) fn only_on_cpu<T>(&self, what: &'static str) -> Result<T> {
-        let (op, backend) = (self.op, self.device.backend());
-        Err(Error::Unsupported {
-            op,
-            backend,
-            what,
-            limit: "the cpu backend".into(),
-            got: self.device.name(),
-        })
+    /// Whether the amplitudes that the states start from have a gradient.
+    pub(crate) fn differentiates_start(&self) -> bool {
+        self.initial.is_some() && self.start != Start::Basis
+    }
+
+    /// Tasks, where something is given per task.
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    pub(crate) fn task_count(&self) -> Option<usize> {
+        let of_starts = self.initial.as_ref().filter(|_| self.start == Start::TaskStates);
+        self.theta_tasks.or(of_starts.map(|initial| initial.shape()[0]))
     }
 
     /// What only the CPU can do yet, as the error of another backend.
@@ -199,9 +199,6 @@ impl<'a> Problem<'a> {
         };
         if self.dtype != DType::C64 {
             return refuse("element type of states", "c64", self.dtype.to_string());
-        }
-        if self.start != Start::States {
-            return refuse("initial states", "given amplitudes", format!("{:?}", self.start));
         }
         match self.program.beyond_gpu() {
             Some((what, limit, got)) => refuse(what, limit, got),

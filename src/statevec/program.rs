@@ -303,13 +303,15 @@ impl Program {
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     fn explain_gpu(&self) -> String {
         use super::gpu::GpuPlan;
-        use super::records::ON_CHIP_BITS;
+        use super::gpu_adjoint::AdjointPlan;
+        use super::gpu_tables::Opening;
+        use super::records::{Arriving, ON_CHIP_BITS};
         use std::fmt::Write;
         if let Some((what, limit, got)) = self.beyond_gpu() {
             return format!("gpu: refused, {what} is limited to {limit}, got {got}\n");
         }
         let samples = 1usize << ON_CHIP_BITS.saturating_sub(self.qubits.max(4));
-        let plan = GpuPlan::new(self, samples, false, Readout::Probabilities);
+        let plan = GpuPlan::new(self, samples, Opening::ZERO, Readout::Probabilities);
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(
@@ -327,6 +329,29 @@ impl Program {
                 text,
                 "  launch {number}: {source:?} to {sink:?}, {loads} bytes loaded, {stores} stored"
             );
+        }
+        if !self.lowered.unitary {
+            return text;
+        }
+        let adjoint = AdjointPlan::of(self, samples, Arriving::States, Opening::ZERO, false, false);
+        let Some(plan) = adjoint else { return text };
+        let _ = writeln!(
+            text,
+            "gpu: the gradient from one of the states is {} launch(es) of {} segment(s), {} derivative(s):",
+            plan.forward.len() + plan.launches.len(),
+            plan.program.segments.len(),
+            plan.program.gradients.len(),
+        );
+        let forward = plan.forward.iter().map(|launch| {
+            let moved = launch.traffic(&plan.program, plan.opening, samples as u64, self.qubits, 0);
+            (format!("{:?} to {:?}", launch.source, launch.sink), moved)
+        });
+        let back = plan.launches.iter().map(|launch| {
+            let moved = plan.traffic(launch, samples, self.qubits);
+            (format!("adjoint of {:?} to {:?}", launch.source, launch.sink), moved)
+        });
+        for (number, (what, (loads, stores))) in forward.chain(back).enumerate() {
+            let _ = writeln!(text, "  launch {number}: {what}, {loads} bytes loaded, {stores} stored");
         }
         text
     }

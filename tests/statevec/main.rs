@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod case;
 mod density;
+mod every_start;
 mod gates;
 mod gradients;
 mod memory_states;
@@ -34,6 +35,9 @@ static TESTS: &[Test] = &[
     Test::new("states_go_back_to_what_they_came_from", starts::states_go_back_to_what_they_came_from),
     Test::new("large_states_go_back_as_batched_ones", starts::large_states_go_back_as_batched_ones),
     Test::new("encodings_are_their_definitions", starts::encodings_are_their_definitions),
+    Test::new("every_start_at_every_size", every_start::every_start_at_every_size),
+    Test::new("there_and_back_from_every_start", every_start::there_and_back_from_every_start),
+    Test::new("starts_do_not_see_their_batch", every_start::starts_do_not_see_their_batch),
     Test::new("bad_starts_are_typed_errors", starts::bad_starts_are_typed_errors),
     Test::new("circuits_survive_as_bytes", starts::circuits_survive_as_bytes),
     Test::new("double_precision_is_double", precision::double_precision_is_double),
@@ -98,6 +102,7 @@ static TESTS: &[Test] = &[
     Test::alone("a_bad_parameter_spoils_its_sequence", qubit_sequences::a_bad_parameter_spoils_its_sequence),
     Test::new("random_words_are_the_same_everywhere", random_words::random_words_are_the_same_everywhere),
     Test::new("bad_input_is_a_typed_error", bad_input::bad_input_is_a_typed_error),
+    Test::alone("a_bad_start_spoils_its_sample_alone", every_start::a_bad_start_spoils_its_sample_alone),
     Test::alone("a_bad_task_spoils_its_sample_alone", tasks::a_bad_task_spoils_its_sample_alone),
     Test::alone("a_nan_angle_spoils_its_sample_alone", bad_input::a_nan_angle_spoils_its_sample_alone),
 ];

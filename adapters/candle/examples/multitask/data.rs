@@ -1,139 +1,139 @@
-//! Where sequences come from: the five synthetic tasks, or a user's JSON Lines file.
+//! Labelled sequences, what a model must know of them, and mixed-task batches.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::BufRead;
-use std::path::Path;
 
-/// Key-value pairs in a synthetic sequence.
-const PAIRS: usize = 8;
-const KEYS: u32 = 16;
-const VALUES: u32 = 10;
-/// The share of a user's records that is kept for evaluation.
-const HELD_OUT: f64 = 0.2;
+/// The token id that fills sequences up.
+pub const PAD: u32 = 0;
 
-/// One labelled sequence.
-#[derive(Clone, Debug)]
+/// One labelled sequence; tokens are dense ids above [`PAD`].
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub tokens: Vec<u32>,
     pub task: u32,
     pub label: u32,
+    /// Positions of the tokens that hold the answer, where the generator knows.
+    pub evidence: Vec<usize>,
 }
 
 /// A training set, a held-out set, and what a model must know of both.
 pub struct Data {
     pub train: Vec<Sample>,
     pub held_out: Vec<Sample>,
-    pub info: Info,
+    pub codec: Codec,
 }
 
-/// Sizes of a data set.
-#[derive(Clone, Debug)]
+/// Names and sizes of a data set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Info {
     pub tasks: Vec<String>,
-    /// Tokens are `0..vocabulary`; the model pads with `vocabulary` itself.
-    pub vocabulary: usize,
+    /// The user's token behind dense id `i + 1`.
+    pub tokens: Vec<u32>,
     pub classes: usize,
     pub longest: usize,
 }
 
-/// The five tasks over 8 key-value pairs and a query key: `k₁ v₁ … k₈ v₈ q`. Keys are distinct and ordered, so are values; a
-/// sequence says nothing of its task.
-pub fn synthetic(train: usize, held_out: usize, seed: u64) -> Data {
-    let tasks = ["recall", "max", "first", "value-of-max-key", "min"];
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut draw = |count| (0..count).map(|_| synthetic_sample(&mut random, tasks.len() as u32)).collect();
-    Data {
-        train: draw(train),
-        held_out: draw(held_out),
-        info: Info {
-            tasks: tasks.map(String::from).to_vec(),
-            vocabulary: (KEYS + VALUES) as usize,
-            classes: VALUES as usize,
-            longest: 2 * PAIRS + 1,
-        },
-    }
+/// One line of a user's file: `{"tokens":[…],"task":"name","label":k}`. What is predicted needs no label.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub tokens: Vec<u32>,
+    pub task: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
 }
 
-fn synthetic_sample(random: &mut StdRng, tasks: u32) -> Sample {
-    let mut keys: Vec<u32> = (0..KEYS).collect();
-    keys.shuffle(random);
-    keys.truncate(PAIRS);
-    let values: [u32; PAIRS] = std::array::from_fn(|_| random.random_range(0..VALUES));
-    let query = random.random_range(0..PAIRS);
-    let task = random.random_range(0..tasks);
-    let largest_key = (0..PAIRS).max_by_key(|&i| keys[i]).unwrap_or(0);
-    let label = match task {
-        0 => values[query],
-        1 => values.into_iter().max().unwrap_or(0),
-        2 => values[0],
-        3 => values[largest_key],
-        _ => values.into_iter().min().unwrap_or(0),
-    };
-    let mut tokens: Vec<u32> =
-        keys.iter().zip(values).flat_map(|(&key, value)| [key, KEYS + value]).collect();
-    tokens.push(keys[query]);
-    Sample { tokens, task, label }
-}
-
-#[derive(Deserialize)]
-struct Record {
-    tokens: Vec<u32>,
-    task: String,
-    label: u32,
-}
-
-/// Reads one record a line, `{"tokens":[…],"task":"name","label":k}`, and splits off the held-out share.
-///
-/// # Errors
-/// The file and line of the first record that is malformed or has no tokens; a file with fewer than ten records.
-pub fn from_file(path: &Path, seed: u64) -> Result<Data> {
-    let file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut tasks = BTreeMap::new();
-    let mut tokens = BTreeMap::new();
-    let mut samples = Vec::new();
-    let (mut classes, mut longest) = (0, 0);
-    for (index, line) in std::io::BufReader::new(file).lines().enumerate() {
-        let at = || format!("{}:{}", path.display(), index + 1);
-        let line = line.with_context(at)?;
-        if line.trim().is_empty() {
-            continue;
+impl Record {
+    /// # Errors
+    /// What is wrong with the line, without its number.
+    pub fn parse(line: &str) -> Result<Self> {
+        let record: Self = serde_json::from_str(line)?;
+        ensure!(!record.tokens.is_empty(), "`tokens` is empty");
+        ensure!(record.tokens.len() <= 4096, "`tokens` has {} tokens, above 4096", record.tokens.len());
+        if let Some(label) = record.label {
+            ensure!(label < 10_000, "label {label} is not below 10000");
         }
-        let record: Record = serde_json::from_str(&line).with_context(at)?;
-        ensure!(!record.tokens.is_empty(), "{}: `tokens` is empty", at());
-        ensure!(record.label < 10_000, "{}: label {} is not below 10000", at(), record.label);
-        let next = tasks.len() as u32;
-        let task = *tasks.entry(record.task).or_insert(next);
-        // Token ids are renumbered densely, so that a sparse vocabulary costs nothing.
-        let mut dense = |token| {
-            let next = tokens.len() as u32;
-            *tokens.entry(token).or_insert(next)
+        Ok(record)
+    }
+}
+
+/// From records to samples: tasks and tokens are numbered densely, so that a sparse vocabulary costs nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Codec {
+    pub info: Info,
+    tokens: BTreeMap<u32, u32>,
+    tasks: BTreeMap<String, u32>,
+}
+
+impl Codec {
+    pub fn new(info: Info) -> Self {
+        let tokens = info.tokens.iter().copied().zip(PAD + 1..).collect();
+        let tasks = info.tasks.iter().cloned().zip(0..).collect();
+        Self { info, tokens, tasks }
+    }
+
+    pub fn task(&self, name: &str) -> Option<u32> {
+        self.tasks.get(name).copied()
+    }
+
+    /// A sample of a record, with whatever is new in it given a number.
+    ///
+    /// # Errors
+    /// A record without a label.
+    pub fn learn(&mut self, record: &Record) -> Result<Sample> {
+        let Some(label) = record.label else { anyhow::bail!("missing field `label`") };
+        let task = self.tasks.get(&record.task).copied().unwrap_or_else(|| {
+            let next = self.info.tasks.len() as u32;
+            self.info.tasks.push(record.task.clone());
+            self.tasks.insert(record.task.clone(), next);
+            next
+        });
+        let mut number = |&token: &u32| {
+            *self.tokens.entry(token).or_insert_with(|| {
+                self.info.tokens.push(token);
+                PAD + self.info.tokens.len() as u32
+            })
         };
-        let tokens = record.tokens.into_iter().map(&mut dense).collect::<Vec<u32>>();
-        classes = classes.max(record.label as usize + 1);
-        longest = longest.max(tokens.len());
-        samples.push(Sample { tokens, task, label: record.label });
+        let tokens: Vec<u32> = record.tokens.iter().map(&mut number).collect();
+        self.info.classes = self.info.classes.max(label as usize + 1);
+        self.info.longest = self.info.longest.max(tokens.len());
+        Ok(Sample { tokens, task, label, evidence: Vec::new() })
     }
-    ensure!(samples.len() >= 10, "{}: {} records, at least 10 are needed", path.display(), samples.len());
-    samples.shuffle(&mut StdRng::seed_from_u64(seed));
-    let held_out = samples.split_off(samples.len() - (samples.len() as f64 * HELD_OUT) as usize);
-    let mut names = vec![String::new(); tasks.len()];
-    for (name, id) in tasks {
-        names[id as usize] = name;
+
+    /// A sample of a record for a model that is not to change; a missing label is 0.
+    ///
+    /// # Errors
+    /// A task or token the model has not seen, or a sequence longer than any it has.
+    pub fn known(&self, record: &Record) -> Result<Sample> {
+        let Some(task) = self.task(&record.task) else {
+            let known = self.info.tasks.join(", ");
+            anyhow::bail!("task `{}` is unknown; the model has {known}", record.task)
+        };
+        let longest = self.info.longest;
+        ensure!(record.tokens.len() <= longest, "{} tokens, the model has {longest}", record.tokens.len());
+        let number = |token: &u32| {
+            let id = self.tokens.get(token).copied();
+            id.ok_or_else(|| anyhow::anyhow!("token {token} is unknown to the model"))
+        };
+        let tokens = record.tokens.iter().map(number).collect::<Result<_>>()?;
+        Ok(Sample { tokens, task, label: record.label.unwrap_or(0), evidence: Vec::new() })
     }
-    let info = Info { tasks: names, vocabulary: tokens.len(), classes, longest };
-    Ok(Data { train: samples, held_out, info })
+
+    /// The record behind a sample.
+    pub fn record(&self, sample: &Sample) -> Record {
+        let tokens = sample.tokens.iter().map(|&id| self.info.tokens[(id - PAD - 1) as usize]).collect();
+        let task = self.info.tasks[sample.task as usize].clone();
+        Record { tokens, task, label: Some(sample.label) }
+    }
 }
 
 /// A mixed-task batch, padded on the right.
 pub struct Batch {
     /// `[size, longest]`, row-major.
     pub tokens: Vec<u32>,
-    /// The token before each token; the padding token before the first.
+    /// The token before each token; [`PAD`] before the first.
     pub previous: Vec<u32>,
     /// Tokens of each sequence that are not padding.
     pub lengths: Vec<u32>,
@@ -143,27 +143,25 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn new<'a>(samples: impl IntoIterator<Item = &'a Sample>, info: &Info) -> Self {
-        let pad = info.vocabulary as u32;
-        let mut batch = Self {
-            tokens: Vec::new(),
-            previous: Vec::new(),
-            lengths: Vec::new(),
-            tasks: Vec::new(),
-            labels: Vec::new(),
-            longest: info.longest,
-        };
-        for sample in samples {
-            let padding = std::iter::repeat_n(pad, info.longest - sample.tokens.len());
-            let start = batch.tokens.len();
-            batch.tokens.extend(sample.tokens.iter().copied().chain(padding));
-            batch.previous.push(pad);
-            batch.previous.extend_from_slice(&batch.tokens[start..start + info.longest - 1]);
-            batch.lengths.push(sample.tokens.len() as u32);
-            batch.tasks.push(sample.task);
-            batch.labels.push(sample.label);
+    pub fn new<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
+        let samples: Vec<&Sample> = samples.into_iter().collect();
+        let longest = samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
+        let (mut tokens, mut previous) = (Vec::new(), Vec::new());
+        for sample in &samples {
+            let padding = std::iter::repeat_n(PAD, longest - sample.tokens.len());
+            let start = tokens.len();
+            tokens.extend(sample.tokens.iter().copied().chain(padding));
+            previous.push(PAD);
+            previous.extend_from_slice(&tokens[start..start + longest - 1]);
         }
-        batch
+        Self {
+            tokens,
+            previous,
+            lengths: samples.iter().map(|sample| sample.tokens.len() as u32).collect(),
+            tasks: samples.iter().map(|sample| sample.task).collect(),
+            labels: samples.iter().map(|sample| sample.label).collect(),
+            longest,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -171,7 +169,8 @@ impl Batch {
     }
 }
 
-/// `size` samples drawn with replacement.
-pub fn draw<'a>(samples: &'a [Sample], size: usize, random: &mut StdRng) -> Vec<&'a Sample> {
-    (0..size).map(|_| &samples[random.random_range(0..samples.len())]).collect()
+/// The random numbers of one step of one run: they do not depend on the steps before, so a run can go on from any step.
+pub fn random(seed: u64, step: usize) -> StdRng {
+    let [low, high, ..] = gatewarp::random::block(seed, 0x6d75_6c74, step as u64);
+    StdRng::seed_from_u64(u64::from(low) | u64::from(high) << 32)
 }

@@ -1,7 +1,9 @@
 //! Accuracy and macro F1 per task, and mean ± deviation over seeds.
 
+use serde::Serialize;
+
 /// Counts of one task's predictions.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Confusion {
     classes: usize,
     /// `[truth][prediction]`
@@ -17,7 +19,7 @@ impl Confusion {
         self.counts[truth * self.classes + prediction] += 1;
     }
 
-    fn total(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.counts.iter().sum()
     }
 
@@ -42,10 +44,12 @@ impl Confusion {
 }
 
 /// Mean and sample deviation.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Summary {
     pub mean: f64,
     pub deviation: f64,
+    /// Number of values.
+    pub count: usize,
 }
 
 impl Summary {
@@ -56,13 +60,21 @@ impl Summary {
         let mean = values.iter().sum::<f64>() / count;
         let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
         let deviation = if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 };
-        Self { mean, deviation }
+        Self { mean, deviation, count: values.len() }
+    }
+
+    /// Deviation of the mean.
+    pub fn error(&self) -> f64 {
+        self.deviation / (self.count.max(1) as f64).sqrt()
     }
 }
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let digits = f.precision().unwrap_or(3);
+        if self.count == 0 {
+            return f.write_str("–");
+        }
         write!(f, "{:.digits$} ± {:.digits$}", self.mean, self.deviation)
     }
 }

@@ -17,7 +17,10 @@
 //! A parity is {thread mask, register mask | odd << 31}; a source is the index of a parameter, with the top bit for inputs.
 //! An angle is Σ factor·parameter + constant + quadrant·π/2 with |constant| ≤ π/4, so that no rounding grows with its size.
 
-use super::gate::inverse_table;
+mod adjoint;
+
+pub(crate) use adjoint::{Arriving, encode_adjoint};
+
 use super::lower::{Action, Frame, Lowered, Parity, Step, odd_bits};
 use super::observables::StringGroup;
 use super::parameter::{Angle, Variable};
@@ -52,6 +55,7 @@ const IMAGINARY: u32 = 4;
 const PAIRS: u32 = 8;
 const APPLY: u32 = 16;
 const UNDO: u32 = 32;
+const LOAD: u32 = 64;
 /// In an operation's first word: its angle's derivative is wanted.
 const DIFFERENTIATED: u32 = 1 << 7;
 /// Gradients of a segment: rows of partial sums in shared memory.
@@ -68,7 +72,6 @@ pub(crate) struct Segment {
     /// Operations or strings.
     pub(crate) count: u32,
     /// Differentiated operations.
-    #[cfg_attr(not(all(test, feature = "emulator")), allow(dead_code, reason = "read by the traffic test"))]
     pub(crate) gradients: u32,
 }
 
@@ -81,8 +84,18 @@ pub(crate) enum Kind {
     Measure,
     /// Strings of a weighted observable O, to form λ = Oψ; true if they flip amplitudes.
     Apply(bool),
+    /// λ is read from a gradient of the states.
+    Load,
     /// Operations to undo on ψ and λ.
     Undo,
+}
+
+/// What an angle differentiated by the adjoint belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Derivative {
+    Step(usize),
+    /// The angles of the global phase, all alike.
+    GlobalPhase,
 }
 
 /// A program for one kind of result.
@@ -94,8 +107,8 @@ pub(crate) struct DeviceProgram {
     pub(crate) bits: usize,
     /// `{coefficient, observable | last << 31}` of every measured string.
     pub(crate) strings: Vec<u32>,
-    /// Steps whose angles are differentiated, in the order the kernel meets them.
-    pub(crate) gradients: Vec<usize>,
+    /// What is differentiated, in the order the kernel meets it.
+    pub(crate) gradients: Vec<Derivative>,
 }
 
 /// What the program ends in.
@@ -167,8 +180,7 @@ pub(super) struct Open {
     slots: Vec<Slot>,
     pub(super) ops: Vec<u32>,
     pub(super) count: u32,
-    /// Steps differentiated.
-    gradients: Vec<usize>,
+    gradients: Vec<Derivative>,
     /// Of the strings.
     pub(super) direction: u32,
 }
@@ -187,32 +199,6 @@ pub(crate) fn encode(lowered: &Lowered, passes: &[Pass], qubits: usize, ending: 
         Ending::States => encoder.logical(&lowered.frame, &lowered.global_phase),
         Ending::Probabilities => encoder.logical(&lowered.frame, &[]),
         Ending::Expectations(groups, observables) => encoder.measure(groups, observables),
-    }
-    encoder.finish()
-}
-
-/// Encodes a scheduled circuit, the observables whose weighted sum is differentiated, and the way back as far as a variable
-/// angle needs it.
-pub(crate) fn encode_adjoint(
-    lowered: &Lowered,
-    passes: &[Pass],
-    qubits: usize,
-    groups: &[StringGroup],
-) -> DeviceProgram {
-    // The upper half of the plane holds partial gradients, unless a thread holds a whole state.
-    let half = if qubits > REGISTER_BITS { PLANE_WORDS / 2 } else { PLANE_WORDS };
-    let mut encoder = Encoder::new(lowered, qubits, half);
-    encoder.forward(passes);
-    encoder.apply(groups);
-    let differentiated = |step: usize| lowered.steps[step].angle().is_some_and(|angle| angle.of.is_some());
-    let sweeps = passes.iter().flat_map(|pass| &pass.sweeps);
-    let mut left = sweeps.clone().flat_map(|sweep| &sweep.ops).filter(|op| differentiated(op.step)).count();
-    for sweep in sweeps.rev() {
-        if left == 0 {
-            break;
-        }
-        left -= sweep.ops.iter().filter(|op| differentiated(op.step)).count();
-        encoder.sweep(sweep, true);
     }
     encoder.finish()
 }
@@ -250,12 +236,6 @@ impl Encoder<'_> {
         self.coefficient_words / 2 / states
     }
 
-    /// Weighted strings a segment may have: a word each for every state of a block.
-    pub(super) fn most_weights(&self) -> usize {
-        let states = 1usize << THREAD_BITS.saturating_sub(self.bits - REGISTER_BITS);
-        (PLANE_WORDS / states).min((SEGMENT_WORDS - HEADER) / 4)
-    }
-
     /// A sweep, or, to `undo` it, the inverses of its steps in reverse order.
     fn sweep(&mut self, sweep: &Sweep, undo: bool) {
         let mut mapping =
@@ -278,10 +258,10 @@ impl Encoder<'_> {
             }
             let mut next = Open::default();
             if undo {
-                self.op(&inverse(step), &mapping, &mut next);
+                self.op(&adjoint::inverse(step), &mapping, &mut next);
                 if step.angle().is_some_and(|angle| angle.of.is_some()) {
                     next.ops[0] |= DIFFERENTIATED;
-                    next.gradients.push(number);
+                    next.gradients.push(Derivative::Step(number));
                 }
             } else {
                 self.op(step, &mapping, &mut next);
@@ -365,6 +345,7 @@ impl Encoder<'_> {
             Kind::Run => 0,
             Kind::Measure => MEASURE,
             Kind::Apply(_) => APPLY,
+            Kind::Load => LOAD,
             Kind::Undo => UNDO,
         };
         let number = first;
@@ -434,27 +415,18 @@ impl Encoder<'_> {
         Mapping { threads, ..mapping.clone() }
     }
 
-    /// The mapping in which (thread, register) numbers the basis states, and the global phase.
-    fn logical(&mut self, frame: &Frame, global_phase: &[Angle]) {
+    /// The mapping in which (thread, register) numbers the basis states.
+    fn logical_mapping(&self, frame: &Frame) -> Mapping {
         let units = (frame.directions.len()..self.bits).map(|bit| 1u32 << bit);
         let directions: Vec<u32> = frame.directions.iter().copied().chain(units).collect();
         let (threads, registers) = directions.split_at(self.bits - REGISTER_BITS);
-        let mapping =
-            Mapping { origin: frame.origin, registers: registers.to_vec(), threads: threads.to_vec() };
-        let constant: f64 = global_phase.iter().map(|angle| angle.offset).sum();
-        let variable: Vec<(u32, f64)> =
-            global_phase.iter().filter(|angle| angle.of.is_some()).map(|&angle| term(angle)).collect();
-        let mut phases: Vec<Open> = Vec::new();
-        let phase = |slot: u32, turn: f64| {
-            vec![2, slot, (turn.cos() as f32).to_bits(), (turn.sin() as f32).to_bits()]
-        };
-        if constant != 0.0 {
-            phases.push(Open { ops: phase(NO_SLOT, constant), count: 1, ..Open::default() });
-        }
-        for terms in variable.chunks((SEGMENT_WORDS - HEADER - 8) / TERM_WORDS) {
-            let slot = Slot { constant: 0.0, terms: terms.to_vec() };
-            phases.push(Open { slots: vec![slot], ops: phase(0, 0.0), count: 1, ..Open::default() });
-        }
+        Mapping { origin: frame.origin, registers: registers.to_vec(), threads: threads.to_vec() }
+    }
+
+    /// That mapping, and the global phase.
+    fn logical(&mut self, frame: &Frame, global_phase: &[Angle]) {
+        let mapping = self.logical_mapping(frame);
+        let mut phases = phases(global_phase, 1.0);
         // Even without a phase the segment is there: its mapping is where the kernel stores from.
         if phases.is_empty() {
             phases.push(Open::default());
@@ -510,32 +482,6 @@ impl Encoder<'_> {
         }
     }
 
-    /// Strings of a weighted sum of observables, by direction.
-    fn apply(&mut self, groups: &[StringGroup]) {
-        // Where the state is; a large one is read from memory, neighbouring threads neighbouring amplitudes.
-        let mapping = match &self.last {
-            Some(last) if self.bits <= ON_CHIP_BITS => last.clone(),
-            _ => self.mapping_with(0),
-        };
-        for group in groups {
-            let direction = group.direction;
-            let pairs = if direction == 0 { 0 } else { PAIRS };
-            let flags = pairs | if group.imaginary { IMAGINARY } else { 0 };
-            for strings in group.strings.chunks(self.most_weights()) {
-                let mut open = Open { count: strings.len() as u32, direction, ..Open::default() };
-                for string in strings {
-                    // (Oψ)(x) = σ(x ⊕ d)·ψ(x ⊕ d), times −i where the imaginary part is measured; the kernel has σ(x) and i.
-                    let swapped = odd_bits(string.mask & direction);
-                    let sign = if swapped ^ group.imaginary { -1.0 } else { 1.0 };
-                    open.ops.extend(parity_words(&mapping, Parity { mask: string.mask, odd: false }));
-                    open.ops
-                        .extend([((sign * string.coefficient) as f32).to_bits(), string.observable as u32]);
-                }
-                self.push(&mapping, open, Kind::Apply(direction != 0), flags, 0);
-            }
-        }
-    }
-
     /// Some mapping whose register bit 0 is `direction` (any, if that is 0).
     fn mapping_with(&self, direction: u32) -> Mapping {
         let wanted: Vec<u32> = if direction == 0 { vec![] } else { vec![direction] };
@@ -547,30 +493,29 @@ impl Encoder<'_> {
     }
 }
 
+/// Segments that multiply a state by e^{i·sign·Σ angles}: the constant ones, then the others.
+fn phases(angles: &[Angle], sign: f64) -> Vec<Open> {
+    let constant: f64 = sign * angles.iter().map(|angle| angle.offset).sum::<f64>();
+    let variable = angles.iter().filter(|angle| angle.of.is_some());
+    let variable: Vec<(u32, f64)> = variable.map(|angle| term(angle.scaled(sign))).collect();
+    let phase =
+        |slot: u32, turn: f64| vec![2, slot, (turn.cos() as f32).to_bits(), (turn.sin() as f32).to_bits()];
+    let mut phases = Vec::new();
+    if constant != 0.0 {
+        phases.push(Open { ops: phase(NO_SLOT, constant), count: 1, ..Open::default() });
+    }
+    for terms in variable.chunks((SEGMENT_WORDS - HEADER - 8) / TERM_WORDS) {
+        let slot = Slot { constant: 0.0, terms: terms.to_vec() };
+        phases.push(Open { slots: vec![slot], ops: phase(0, 0.0), count: 1, ..Open::default() });
+    }
+    phases
+}
+
 /// A basis of the span of `basis` that starts with `vectors`.
 fn front(basis: &[u32], vectors: &[u32]) -> Vec<u32> {
     let mut space = super::subspace::Subspace::default();
     let all = vectors.iter().chain(basis).copied();
     all.filter(|&vector| space.insert(vector)).collect()
-}
-
-/// The inverse of a unitary step.
-fn inverse(step: &Step) -> Step {
-    let action = match &step.action {
-        Action::RotateReal(angle) => Action::RotateReal(angle.scaled(-1.0)),
-        Action::RotateImag(angle) => Action::RotateImag(angle.scaled(-1.0)),
-        Action::Phase(angle) => Action::Phase(angle.scaled(-1.0)),
-        Action::Matrix(entries) => {
-            let side = entries.len().isqrt();
-            Action::Matrix(
-                (0..entries.len()).map(|at| entries[at % side * side + at / side].conj()).collect(),
-            )
-        }
-        Action::Diagonal(entries) => Action::Diagonal(entries.iter().map(|entry| entry.conj()).collect()),
-        Action::Permutation(table) => Action::Permutation(inverse_table(table).into()),
-        Action::SampleMatrix { slot, adjoint } => Action::SampleMatrix { slot: *slot, adjoint: !adjoint },
-    };
-    Step { action, ..step.clone() }
 }
 
 fn term(angle: Angle) -> (u32, f64) {
