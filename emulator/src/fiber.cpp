@@ -126,6 +126,9 @@ const char* collective_name(Collective kind) {
         case Collective::ShuffleUp: return "shuffle_up";
         case Collective::ShuffleDown: return "shuffle_down";
         case Collective::Ballot: return "ballot";
+        case Collective::LoadMatrix:
+        case Collective::LoadTransposed: return "ldmatrix_x4";
+        case Collective::Multiply: return "mma_m16n8k16";
         case Collective::None: break;
     }
     return "nothing";

@@ -72,7 +72,8 @@ struct Panels {
 
     /// Writes the lane's part of a C block at (`row`, `column`), packed in pairs: rows g, and rows g + 8.
     GW_DEVICE void put(int row, int column, u32 upper, u32 lower) const {
-        const int g = fragment_row(), word = fragment_column() / 2;
+        // Opaque: addresses for every block, kept through the loops before, would take a third of the registers.
+        const int lane = gw::opaque(threadIdx.x) % 32, g = lane / 4, word = lane % 4;
         const Shared<u32> words = base.template cast<u32>();
         words[at(row + g, column / 8) / 2 + word] = upper;
         words[at(row + g + 8, column / 8) / 2 + word] = lower;
@@ -97,7 +98,8 @@ struct Panels {
     template <bool TURNED>
     GW_DEVICE void load(u32 (&out)[4], int row, int column, int lane) const {
         const int block = column / PANEL * (ROWS * PANEL) + row * PANEL;
-        gw::ldmatrix_x4<TURNED>(out, base.slice(block + (lane ^ column % PANEL), 8));
+        // Two steps: the lane's four addresses are found once, and blocks are constants added to them.
+        gw::ldmatrix_x4<TURNED>(out, base.slice(lane ^ column % PANEL).slice(block, 8));
     }
 };
 
@@ -119,9 +121,9 @@ GW_DEVICE uint4 load_elements(const u16* row, int column, int dims) {
 template <int THREADS, int D, int ROWS>
 GW_DEVICE void stage_rows(const Panels<D, ROWS>& tile, const Call& c, const Matrix& m, int first, int count, int dims) {
     const u16* base = static_cast<const u16*>(m.base);
-    const int lane = threadIdx.x % PANEL_CHUNKS;
-#pragma unroll 4
-    for (int row = threadIdx.x / PANEL_CHUNKS; row < ROWS; row += THREADS / PANEL_CHUNKS) {
+    const int thread = gw::opaque(threadIdx.x), lane = thread % PANEL_CHUNKS;
+#pragma unroll 1
+    for (int row = thread / PANEL_CHUNKS; row < ROWS; row += THREADS / PANEL_CHUNKS) {
         const bool here = row < count;
         const u16* source = base + (here ? row_at(c, m, first + row) : 0);
 #pragma unroll

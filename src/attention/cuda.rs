@@ -1,8 +1,9 @@
-//! CUDA: which family runs, and what a launch of the fast f32 kernels gets (kernels/attention/{forward,backward}.cu). All other
-//! calls take the general kernels: general.rs.
+//! CUDA: which family runs, and what a launch of the fast f32 kernels gets (kernels/attention/{forward,backward}.cu). Forward, dot
+//! products of f16 and bf16 take tensor cores: mma.rs. All other calls take the general kernels: general.rs.
 
 mod general;
 pub(super) mod inspect;
+mod mma;
 mod mma_backward;
 mod scratch;
 
@@ -268,6 +269,9 @@ pub(super) fn tiles(problem: &Problem<'_>) -> Result<Tiles> {
         let name = format!("{score} scores of f32, fast kernels, dimensions to {}", variant.dim);
         return problem.tiles_in_sight(name, [FORWARD_ROWS, variant.forward_columns]);
     }
+    if let Some(kernels) = mma::forward_kernels(problem) {
+        return problem.tiles_in_sight(mma::name(problem, kernels), kernels.tile);
+    }
     let (kernels, split) = (general::kernels(problem), general::decode(problem).is_some());
     let how = if split { "caches split between blocks" } else { "general kernels" };
     let rows = if split { DECODE_ROWS } else { kernels.forward_rows };
@@ -290,6 +294,9 @@ pub(super) fn backward_workspace(_: &CudaDevice, problem: &Problem<'_>) -> Resul
 }
 
 pub(super) fn forward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
+    if let Some(kernels) = mma::forward_kernels(problem) {
+        return mma::forward(device, problem, call, kernels);
+    }
     if !is_fast_forward(problem) {
         return general::forward(device, problem, call);
     }

@@ -9,6 +9,17 @@
 //! - [`attention_append`] writes new keys and values into a cache.
 //! - [`attention_weights`] and [`attention_entropy`] show what a head looks at.
 //!
+//! # Which kernel runs on CUDA
+//!
+//! | call | kernels |
+//! |---|---|
+//! | forward, dot products of f16 or bf16, dimensions to 256 | tensor cores (`mma.sync`, from sm_80): `forward_mma.cu`; with mask, bias, softcap, slopes, dropout or a scale ≤ 0 `forward_mma_options.cu` |
+//! | dot products of f32, dimensions to 128, causal mask and lengths | tiles in FMA: `forward.cu`, `backward.cu` |
+//! | few queries over many keys | keys split between blocks: `attention_decode_*`, then `combine.cu` |
+//! | everything else | the general kernels: `forward_general.cu`, `backward_general.cu` |
+//!
+//! [`AttentionPlan::explain`] names the forward kernel of a call.
+//!
 //! # Source
 //! Dao, FlashAttention-2, arXiv:2307.08691; Milakov & Gimelshein, online softmax, arXiv:1805.02867.
 

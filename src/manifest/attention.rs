@@ -3,12 +3,14 @@
 pub(crate) mod cuda;
 pub(crate) mod general;
 pub(crate) mod general_wgsl;
+pub(crate) mod mma;
 pub(crate) mod mma_backward;
 
 use super::Access::{Read, ReadWrite};
 use super::WgslKernel;
 pub(super) use cuda::CUDA;
 pub(super) use general::CUDA as GENERAL_CUDA;
+pub(super) use mma::CUDA as MMA_CUDA;
 pub(super) use mma_backward::CUDA as MMA_BACKWARD_CUDA;
 
 /// `kernels/attention/$file` after `common.wgsl`.

@@ -153,6 +153,9 @@ impl Source {
         if !compiled.ptx.contains(".entry") {
             return Err(format!("{} for {target}: the PTX holds no entry", self.name));
         }
+        if let Some(missing) = lacks_matrix_units(&self.name, &compiled.ptx) {
+            return Err(format!("{} for {target}: the PTX holds no {missing}", self.name));
+        }
         // The test kernels have no rows and are not part of what is published.
         let row = manifest::cuda().find(|row| self.name.strip_prefix("kernels/") == Some(row.file));
         if let (Ptx::Write, Some(row)) = (ptx, row) {
@@ -164,6 +167,14 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// What a file for tensor cores (`…_mma.cu`, `…_mma_….cu`) must hold and does not.
+fn lacks_matrix_units(name: &str, ptx: &str) -> Option<&'static str> {
+    let stem = name.trim_end_matches(".cu");
+    let for_them = stem.ends_with("_mma") || stem.contains("_mma_");
+    let needed = ["mma.sync.aligned.m16n8k16", "ldmatrix.sync.aligned.m8n8.x4"];
+    needed.into_iter().find(|instruction| for_them && !ptx.contains(instruction))
 }
 
 /// A file whose stem ends in an architecture's number uses what only that one has.
@@ -260,6 +271,16 @@ fn row_of(name: &str, entry: &str) -> Option<&'static CudaKernel> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_for_tensor_cores_must_use_them() {
+        let both = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 … mma.sync.aligned.m16n8k16.row.col";
+        assert_eq!(lacks_matrix_units("kernels/attention/forward_mma.cu", both), None);
+        assert_eq!(lacks_matrix_units("kernels/attention/forward_general.cu", ""), None);
+        let without =
+            lacks_matrix_units("kernels/attention/forward_mma_options.cu", "ldmatrix.sync.aligned.m8n8.x4");
+        assert_eq!(without, Some("mma.sync.aligned.m16n8k16"));
+    }
 
     #[test]
     fn a_stem_names_the_architecture_it_needs() {

@@ -338,6 +338,13 @@ impl Call {
     }
 }
 
+impl Call {
+    /// With other bits of `attention::Vectors`: what they say is for each family to define.
+    pub(super) fn with_vectors(self, vectors: u32) -> Self {
+        Self { vectors, ..self }
+    }
+}
+
 /// Address, steps and integer type of a table of pages.
 pub(super) fn table_argument(table: Option<&Ids<'_>>) -> (u64, i64, i64, u32) {
     table.map_or((0, 0, 0, 0), |ids| {

@@ -6,6 +6,7 @@ mod device_values;
 mod formulas;
 mod general;
 mod inspect;
+mod mma;
 mod placed;
 mod reference;
 

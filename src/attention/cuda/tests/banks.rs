@@ -68,6 +68,36 @@ fn no_access_pattern_of_the_fast_kernels_has_conflicts() {
     }
 }
 
+/// `Panels` of fragments.cuh: panels of 64 columns, eight chunks a row.
+#[test]
+fn no_access_pattern_of_the_tensor_core_kernels_has_conflicts() {
+    for rows in [32, 64, 128] {
+        let at = |row: usize, chunk: usize| chunk / 8 * (8 * rows) + row * 8 + ((chunk ^ row) & 7);
+        for chunks in [8, 16, 32] {
+            for panel in 0..chunks / 8 {
+                for step in 0..2 {
+                    // Staging, and the way out: eight lanes bring a panel's row.
+                    assert_eq!(conflicts(16, |t| at(t / 8 + 16 * step, t % 8 + 8 * panel)), 1, "staging");
+                }
+            }
+            for column in 0..chunks / 2 {
+                for row in [0, 16] {
+                    // ldmatrix: eight lanes give rows of one matrix. One below the other, and side by side.
+                    let down = |t: usize| at(row + t % 16, 2 * column + t % 32 / 16);
+                    let across = |t: usize| at(row + t % 8 + t % 32 / 16 * 8, 2 * column + t % 16 / 8);
+                    assert_eq!((conflicts(16, down), conflicts(16, across)), (1, 1), "column block {column}");
+                }
+            }
+            for chunk in 0..chunks {
+                for half in [0, 8] {
+                    let put = |t: usize| 4 * at(half + t % 32 / 4, chunk) + t % 4;
+                    assert_eq!(conflicts(4, put), 1, "put {chunk}");
+                }
+            }
+        }
+    }
+}
+
 /// The check finds what it looks for.
 #[test]
 fn plain_rows_do_conflict() {

@@ -64,6 +64,8 @@ pub(super) struct Call {
     pub(super) v: Vec<f64>,
     pub(super) grad_o: Vec<f64>,
     pub(super) grad_lse: Option<Vec<f64>>,
+    /// Nothing is differentiated.
+    pub(super) forward_only: bool,
 }
 
 /// Values and their terms.
@@ -211,7 +213,7 @@ impl Call {
         if self.w.len() <= self.head_dim { &self.w } else { &self.w[h * self.head_dim..][..self.head_dim] }
     }
 
-    fn keep(&self, b: usize, h: usize, i: usize, j: usize) -> f64 {
+    pub(super) fn keep(&self, b: usize, h: usize, i: usize, j: usize) -> f64 {
         let Some((p, seed, offset)) = self.dropout else { return 1.0 };
         let element = (self.row(b, h, i) * self.kv_slots + j) as u64;
         let threshold = (p * 4_294_967_296.0).floor();

@@ -12,16 +12,16 @@ use crate::tensor::{Layout, Tensor};
 use half::{bf16, f16};
 
 /// A case's shape in short.
-#[derive(Clone, Copy)]
-struct Shape {
-    heads: [usize; 3],
-    lens: [usize; 2],
-    dims: [usize; 2],
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) heads: [usize; 3],
+    pub(super) lens: [usize; 2],
+    pub(super) dims: [usize; 2],
 }
 
 /// How tensors are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stored {
+pub(super) enum Stored {
     Dense,
     /// `[batch, row, head, dim]` in memory.
     HeadsInside,
@@ -33,12 +33,12 @@ enum Stored {
 const KINDS: [Kind; 6] =
     [Kind::Dot, Kind::ComplexDot, Kind::Cosine, Kind::Fidelity, Kind::Gaussian, Kind::Additive];
 
-fn wide(seed: u64, count: usize, reach: f64) -> Vec<f64> {
+pub(super) fn wide(seed: u64, count: usize, reach: f64) -> Vec<f64> {
     numbers(seed, count).iter().map(|&x| f64::from(x) * reach).collect()
 }
 
 /// `x` as an element of the type holds it.
-fn rounded(dtype: DType, x: f64) -> f64 {
+pub(super) fn rounded(dtype: DType, x: f64) -> f64 {
     match dtype {
         DType::F16 => f16::from_f64(x).into(),
         DType::BF16 => bf16::from_f64(x).into(),
@@ -48,7 +48,7 @@ fn rounded(dtype: DType, x: f64) -> f64 {
 }
 
 impl Call {
-    fn of(shape: Shape, kind: Kind, dtype: DType, seed: u64) -> Self {
+    pub(super) fn of(shape: Shape, kind: Kind, dtype: DType, seed: u64) -> Self {
         let ([batch, q_heads, kv_heads], [q_len, kv_slots], [head_dim, value_dim]) =
             (shape.heads, shape.lens, shape.dims);
         let (rows, keys) = (batch * q_heads * q_len, batch * kv_heads * kv_slots);
@@ -92,15 +92,16 @@ impl Call {
             v: of(3, keys * value_dim, 1.0),
             grad_o: of(4, rows * value_dim, 1.0),
             grad_lse: Some(exact(wide(seed * 16 + 5, rows, 1.0))),
+            forward_only: false,
         }
     }
 
-    fn full(&self) -> [usize; 4] {
+    pub(super) fn full(&self) -> [usize; 4] {
         [self.batch, self.q_heads, self.q_len, self.kv_slots]
     }
 
     /// A mask over the dimensions marked, hiding about a third.
-    fn masked(mut self, over: [bool; 4], seed: u64) -> Self {
+    pub(super) fn masked(mut self, over: [bool; 4], seed: u64) -> Self {
         let shape = std::array::from_fn(|i| if over[i] { self.full()[i] } else { 1 });
         let values = wide(seed, shape.iter().product(), 1.0);
         let values = values.into_iter().map(|x| f64::from(u8::from(x > -0.3))).collect();
@@ -109,7 +110,7 @@ impl Call {
     }
 
     /// A bias over the dimensions marked; a tenth is −∞.
-    fn biased(mut self, over: [bool; 4], dtype: DType, seed: u64) -> Self {
+    pub(super) fn biased(mut self, over: [bool; 4], dtype: DType, seed: u64) -> Self {
         let shape = std::array::from_fn(|i| if over[i] { self.full()[i] } else { 1 });
         let values = wide(seed, shape.iter().product(), 1.0).into_iter();
         let values = values.map(|x| if x > 0.8 { f64::NEG_INFINITY } else { rounded(dtype, x) }).collect();
@@ -117,22 +118,22 @@ impl Call {
         self
     }
 
-    fn lengths(mut self, q_lens: &[usize], kv_lens: &[usize]) -> Self {
+    pub(super) fn lengths(mut self, q_lens: &[usize], kv_lens: &[usize]) -> Self {
         (self.q_lens, self.kv_lens) = (q_lens.to_vec(), kv_lens.to_vec());
         self.offsets = q_lens.iter().zip(kv_lens).map(|(&q, &k)| k as i64 - q as i64).collect();
         self
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self
     }
 }
 
 /// What a run computed, each in the order of [`Results`]; empty where it was not asked for.
-struct Run(Vec<(&'static str, Vec<f64>)>);
+pub(super) struct Run(pub(super) Vec<(&'static str, Vec<f64>)>);
 
-fn run(device: &Device, call: &Call, dtype: DType, stored: Stored) -> Result<Run> {
+pub(super) fn run(device: &Device, call: &Call, dtype: DType, stored: Stored) -> Result<Run> {
     let c = call;
     let accumulator = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     let is_packed = stored == Stored::Packed;
@@ -267,7 +268,7 @@ fn run(device: &Device, call: &Call, dtype: DType, stored: Stored) -> Result<Run
         Workspace::Allocate,
     )?;
     let mut results = vec![("o", o.read()), ("lse", lse.read())];
-    if stored == Stored::Paged {
+    if stored == Stored::Paged || c.forward_only {
         device.synchronize()?;
         return Ok(Run(results));
     }
@@ -332,7 +333,7 @@ impl Results {
 }
 
 /// Compares what exists and takes part; elsewhere dq, dk and dv are 0 and o, lse stay as they were.
-fn check_run(call: &Call, dtype: DType, stored: Stored, run: &Run, want: &Results) {
+pub(super) fn check_run(call: &Call, dtype: DType, stored: Stored, run: &Run, want: &Results) {
     // Rounding of the sums, 64 times over (4 × 16, as the tolerance of gradients), and of 16-bit tensors on the way in and out.
     let (sums, stores) = match dtype {
         DType::F64 => (64.0 * 2f64.powi(-53), 0.0),
@@ -385,7 +386,7 @@ fn check_run(call: &Call, dtype: DType, stored: Stored, run: &Run, want: &Result
 }
 
 /// Runs a call under the schedules: compared with f64 once, the same bits from the others.
-fn check_on(schedules: &[Schedule], call: &Call, dtype: DType, stored: Stored) {
+pub(super) fn check_on(schedules: &[Schedule], call: &Call, dtype: DType, stored: Stored) {
     let want = call.results();
     let mut first: Option<Vec<Vec<u64>>> = None;
     for &schedule in schedules {

@@ -6,9 +6,12 @@ use crate::tensor::{Layout, Tensor, TensorMut, TensorRef};
 use half::{bf16, f16};
 use std::iter;
 
+/// Elements after a tensor, which nothing may write.
+const GUARD: usize = 9;
+
 /// A tensor of `values` in row-major order of the layout.
 fn place_as<T: Element>(device: &Device, layout: &Layout, values: &[f64], make: impl Fn(f64) -> T) -> Tensor {
-    let mut memory = vec![make(f64::NAN); layout.end().max(1)];
+    let mut memory = vec![make(f64::NAN); layout.end() + GUARD];
     layout.indices().zip(values).for_each(|(at, &x)| memory[at] = make(x));
     Tensor::from_slice(device, &memory, &[memory.len()]).unwrap()
 }
@@ -54,6 +57,10 @@ impl Placed {
             DType::F64 => self.tensor.to_vec::<f64>().unwrap(),
             _ => self.tensor.to_vec::<f32>().unwrap().into_iter().map(f64::from).collect(),
         };
+        let mut untouched = vec![true; memory.len()];
+        self.layout.indices().for_each(|at| untouched[at] = false);
+        let overrun = (0..memory.len()).find(|&at| untouched[at] && !memory[at].is_nan());
+        assert_eq!(overrun, None, "written outside the layout");
         self.layout.indices().map(|at| memory[at]).collect()
     }
 }
