@@ -4,6 +4,7 @@
 mod general;
 pub(super) mod inspect;
 mod mma;
+mod mma_backward;
 mod scratch;
 mod sm90;
 

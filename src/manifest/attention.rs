@@ -4,6 +4,7 @@ pub(crate) mod cuda;
 pub(crate) mod general;
 pub(crate) mod general_wgsl;
 pub(crate) mod mma;
+pub(crate) mod mma_backward;
 pub(crate) mod sm90;
 
 use super::Access::{Read, ReadWrite};
@@ -11,6 +12,7 @@ use super::WgslKernel;
 pub(super) use cuda::CUDA;
 pub(super) use general::CUDA as GENERAL_CUDA;
 pub(super) use mma::CUDA as MMA_CUDA;
+pub(super) use mma_backward::CUDA as MMA_BACKWARD_CUDA;
 pub(super) use sm90::CUDA as SM90_CUDA;
 
 /// `kernels/attention/$file` after `common.wgsl`.

@@ -157,11 +157,13 @@ pub const DEVICE_CUH: &str = include_str!("../../kernels/device.cuh");
 /// What a CUDA source may include, by the name it includes it by, with the text.
 pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("device.cuh", DEVICE_CUH),
+    ("attention/backward_mma.cuh", include_str!("../../kernels/attention/backward_mma.cuh")),
     ("attention/call.cuh", include_str!("../../kernels/attention/call.cuh")),
     ("attention/compare.cuh", include_str!("../../kernels/attention/compare.cuh")),
     ("attention/differentiate.cuh", include_str!("../../kernels/attention/differentiate.cuh")),
     ("attention/fragments.cuh", include_str!("../../kernels/attention/fragments.cuh")),
     ("attention/forward_mma.cuh", include_str!("../../kernels/attention/forward_mma.cuh")),
+    ("attention/gradients.cuh", include_str!("../../kernels/attention/gradients.cuh")),
     ("attention/tile.cuh", include_str!("../../kernels/attention/tile.cuh")),
     ("statevec/norm.cuh", include_str!("../../kernels/statevec/norm.cuh")),
     ("statevec/registers.cuh", include_str!("../../kernels/statevec/registers.cuh")),
@@ -214,6 +216,7 @@ pub fn cuda() -> impl Iterator<Item = &'static CudaKernel> {
         attention::GENERAL_CUDA,
         attention::SM90_CUDA,
         attention::MMA_CUDA,
+        attention::MMA_BACKWARD_CUDA,
         task_heads::CUDA,
         multitask::CUDA,
         statevec::CUDA,

@@ -1,6 +1,7 @@
 //! The general kernels: what their launches get. kernels/attention/{plan,forward_general,combine,backward_general,
-//! backward_bias,backward_sums}.cu.
+//! backward_bias,backward_sums}.cu. Gradients that the matrix units take (mma_backward.rs) are launched here in their place.
 
+use super::mma_backward;
 use super::scratch::Scratch;
 use super::{
     LENGTH_LIMIT, Strides, address, grid, ids_argument, optional_address, output_address, output_strides,
@@ -469,7 +470,10 @@ pub(super) fn backward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Ba
         dbias_dtype: dbias.map_or(0, |view| type_code(view.as_ref().dtype())),
         unused: 0,
     };
-    let params = bytemuck::bytes_of(&params);
+    let mma = mma_backward::variant(problem);
+    let vectors = mma_backward::rows_aligned(problem, call);
+    let mma_params = BackwardParams { call: Call { vectors, ..params.call }, ..params };
+    let (params, mma_params) = (bytemuck::bytes_of(&params), bytemuck::bytes_of(&mma_params));
     let scratch = Scratch::new(device, problem.op, &call.workspace, &backward_parts(problem))?;
     let [spans, delta, terms, dw_terms] = scratch.parts();
     let (terms, dw_terms) = (if wants_terms { terms } else { 0 }, if dw.is_some() { dw_terms } else { 0 });
@@ -500,7 +504,12 @@ pub(super) fn backward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Ba
         delta,
         spans,
     ];
-    if has_rows && of_queries {
+    // Sums over tiles, for slopes, sinks and the coefficient, only the general kernel takes.
+    if let Some(mma) = mma.filter(|_| has_rows && of_queries && !wants_terms) {
+        let own = [output_address(dq), output_address(drow_scale)];
+        let items = problem.batch * problem.q_heads * problem.q_len.div_ceil(mma.dq_rows);
+        device.launch(&mma.dq, grid(device, items, listed), &[&shared[..], &own].concat(), mma_params)?;
+    } else if has_rows && of_queries {
         let own = [output_address(dq), output_address(drow_scale), terms, dw_terms];
         let items = query_tiles(problem) * problem.head_dim.div_ceil(kernels.out);
         device.launch(&kernels.dq, grid(device, items, listed), &[&shared[..], &own].concat(), params)?;
@@ -510,8 +519,16 @@ pub(super) fn backward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Ba
         let own = [output_address(dk), output_address(dv)];
         let tiles = |wanted: bool, dim: usize| if wanted { dim.div_ceil(kernels.out) } else { 0 };
         let columns = tiles(dk.is_some(), problem.head_dim) + tiles(dv.is_some(), problem.value_dim);
-        let items = problem.batch * problem.kv_heads * problem.kv_slots.div_ceil(BACKWARD_ROWS) * columns;
-        device.launch(&kernels.dkv, grid(device, items, listed), &[&shared[..], &own].concat(), params)?;
+        let (kernel, rows, columns, params) = match mma {
+            Some(mma) => (&mma.dkv, mma.dkv_rows, 1, mma_params),
+            None => (&kernels.dkv, BACKWARD_ROWS, columns, params),
+        };
+        let items = problem.batch * problem.kv_heads * problem.kv_slots.div_ceil(rows) * columns;
+        let alone = mma.is_some_and(|mma| mma.alone);
+        let each: &[[u64; 2]] = if alone { &[[own[0], 0], [0, own[1]]] } else { &[own] };
+        for own in each.iter().filter(|own| **own != [0, 0]) {
+            device.launch(kernel, grid(device, items, listed), &[&shared[..], own].concat(), params)?;
+        }
     }
     if let Some(dbias) = dbias.filter(|view| !view.as_ref().layout().is_empty()) {
         let [b, h, i, j] = std::array::from_fn(|i| dbias.as_ref().shape()[i]);

@@ -13,7 +13,7 @@ fn chunk_at(row: usize, chunk: usize, chunks: usize) -> usize {
 }
 
 /// The most distinct words that one bank serves in one go, over every warp of 128 threads and every go.
-fn conflicts(bytes: usize, at: impl Fn(usize) -> usize) -> usize {
+pub(super) fn conflicts(bytes: usize, at: impl Fn(usize) -> usize) -> usize {
     let together = 8 * 16 / bytes;
     let mut worst = 0;
     for first in (0..128).step_by(together.min(32)) {

@@ -1,5 +1,7 @@
 //! The general kernels under the emulator, against f64: every score, mask, layout, type and dimension.
 
+mod mma_backward;
+
 use super::formulas::{Bounded, Broadcast, Call, Kind, Results};
 use super::placed::{Placed, cumulative, packed};
 use super::reference::numbers;
