@@ -100,7 +100,7 @@ pub fn registers_change_hands(device: &dyn Launcher) {
 }
 
 /// A whole number of magnitude at most 8 as bits of bfloat16 or binary16.
-fn encode(x: f32, bf16: bool) -> u16 {
+pub(super) fn encode(x: f32, bf16: bool) -> u16 {
     let bits = x.to_bits();
     match (bf16, x == 0.0) {
         (true, _) => (bits >> 16) as u16,

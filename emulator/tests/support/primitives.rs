@@ -576,18 +576,9 @@ pub fn matrix_products_of_16_bit_elements(device: &dyn Launcher) {
     let mut whole =
         |len: usize| -> Vec<f32> { (0..len).map(|_| (random.next() >> 40) as f32 % 17.0 - 8.0).collect() };
     let (a, b, c) = (whole(256), whole(128), whole(128));
-    let f16 = |x: f32| {
-        if x == 0.0 {
-            0
-        } else {
-            (x.to_bits() >> 16 & 0x8000 | ((x.to_bits() >> 13 & 0x3_ffff) - 0x1_c000)) as u16
-        }
-    };
-    let bf16 = |x: f32| (x.to_bits() >> 16) as u16;
-    let encodings: [(&str, &dyn Fn(f32) -> u16); 2] =
-        [("primitive_mma_f16", &f16), ("primitive_mma_bf16", &bf16)];
-    for (entry, encode) in encodings {
-        let encoded = |values: &[f32]| values.iter().map(|&x| encode(x)).collect::<Vec<u16>>();
+    for (entry, bf16) in [("primitive_mma_f16", false), ("primitive_mma_bf16", true)] {
+        let encoded =
+            |values: &[f32]| values.iter().map(|&x| asynchronous::encode(x, bf16)).collect::<Vec<u16>>();
         let call = Call::new(entry, 1, 32).shared_floats(192).input(&encoded(&a)).input(&encoded(&b));
         let memory = call.input(&c).output::<f32>(128).run(device);
         let (sums, products) = (memory.read::<f32>(2), memory.read::<f32>(3));
