@@ -6,6 +6,7 @@ const STATUS_TASK_ID: u32 = 1u;
 const STATUS_PARAMETER: u32 = 2u;
 const STATUS_LABEL: u32 = 3u;
 const STATUS_NORM: u32 = 4u;
+const STATUS_PAGE: u32 = 5u;
 
 // Stored as bits: WGSL has no such constants as f32, and a compiler may assume that f32 values are finite.
 const NAN_BITS: u32 = 0x7fc00000u;

@@ -5,9 +5,9 @@
 //           first query, key rows, 0); order; kv_order; active
 // Mapping   one invocation per entry, striding over the largest list
 // Traffic   every list once, and the plan once; the invocation of sample b of a packed batch reads cu_q, cu_k up to b
-// Numerics  a sample's length becomes −1 (its outputs are NaN) and the status word is set by a length outside 0..=kv_slots, a
-//           page of a key that exists outside 0..pages, cu_q or cu_k that do not ascend from 0 within the rows or have a
-//           longer sequence than announced. Samples never share rows, whatever cu holds: a start below an earlier one is
+// Numerics  a sample's length becomes −1 (its outputs are NaN) and the status word of lengths is set by a length outside
+//           0..=kv_slots, cu_q or cu_k that do not ascend from 0 within the rows or have a longer sequence than announced; that of
+//           pages by a page of a key that exists outside 0..pages. Samples never share rows, whatever cu holds: a start below an earlier one is
 //           moved up to it. A position saturates at ±2³⁰; an entry that names no pair becomes INVALID and is skipped
 // Host      rejects batch, heads, lengths ≥ 2³⁰
 // Twin      src/attention/cpu        Source  our own
@@ -89,6 +89,7 @@ fn plan_sample(b: u32) {
     var line = b * params.q_heads * params.q_len;
     var length = i32(params.kv_slots);
     var valid = true;
+    var in_cache = true;  // whether every page is
     if (params.at_cu != INVALID) {
         queries = packed_rows(params.at_cu, b, params.q_rows, params.q_len);
         keys = packed_rows(params.at_cu + params.batch + 1u, b, params.kv_rows, params.kv_slots);
@@ -108,13 +109,12 @@ fn plan_sample(b: u32) {
         let used = (u32(length) + params.page_size - 1u) / params.page_size;
         for (var i = 0u; i < used; i += 1u) {
             // As unsigned, a negative page is too large.
-            valid = valid && plan[params.at_table + b * params.pages_a_sample + i] < params.pages;
+            if (plan[params.at_table + b * params.pages_a_sample + i] >= params.pages) { in_cache = false; }
         }
     }
-    if (!valid) {
-        atomicOr(&status[STATUS_LENGTH], 1u);
-        length = -1;
-    }
+    if (!valid) { atomicOr(&status[STATUS_LENGTH], 1u); }
+    if (!in_cache) { atomicOr(&status[STATUS_PAGE], 1u); }
+    if (!valid || !in_cache) { length = -1; }
     let at = 2u + 8u * b;
     plan[at] = bitcast<u32>(length);
     plan[at + 1u] = bitcast<u32>(first_position(b, length, queries.count));

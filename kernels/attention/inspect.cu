@@ -2,11 +2,12 @@
 // Shapes    q, k, lse, options: attention::Call in call.cuh; chosen [n, 4] u32: sample, head, query, unused; weights
 //           [n, kv slots] contiguous and entropy [b,hq,rows] of the accumulator's type
 // Mapping   weights: work items (row, 64 keys), block 128, a warp a key: lanes share its dimensions. entropy: work items
-//           (tile of 32 queries, pair), tiles as in forward_general.cu
+//           (tile of 32 queries, active pair), tiles as in forward_general.cu
 // Shared    weights none; entropy as backward_general.cu
 // Traffic   weights: q once per 64 keys, k once. entropy: q and k once per tile. FLOPs 2·rows·keys·dk
-// Numerics  masked: 0 by select; an entropy's term of weight 0 is 0; dropout is not applied, a sink's share not counted
-// Host      spans of attention_plan; chosen rows are within the shape
+// Numerics  masked: 0 by select; rows of inactive pairs: 0, nothing of theirs is read; an entropy's term of weight 0 is 0;
+//           dropout is not applied, a sink's share not counted
+// Host      spans of attention_plan; chosen rows are within the shape; the entropy holds zeros
 // Twin      src/attention/cpu/inspect.rs        Source  our own
 #include "device.cuh"
 #include "attention/compare.cuh"
@@ -77,7 +78,8 @@ GW_DEVICE void weights_of_rows(const void* q, const void* k, const void* lse, co
         const Matrix keys = key_matrix(c, k, c.k, b, h / (c.q_heads / c.kv_heads), s, false);
         const void* w = c.w ? static_cast<const A*>(c.w) + h * c.w_head : nullptr;
         const A alibi = alibi_of<A>(c, h);
-        const bool exists = query < s.q_len;
+        const bool active = !c.active || gw::load_global_cached(c.active + static_cast<i64>(b) * c.q_heads + h) != 0;
+        const bool exists = active && query < s.q_len;
         const A sum = exists ? load_term<A>(lse, b * c.lse.batch + h * c.lse.head + (s.q_first + query) * c.lse.row) : A(0);
         for (int local = threadIdx.x / 32; local < KEYS_AN_ITEM; local += THREADS / 32) {
             const int key = static_cast<int>(item % key_items) * KEYS_AN_ITEM + local;
@@ -88,7 +90,7 @@ GW_DEVICE void weights_of_rows(const void* q, const void* k, const void* lse, co
                 const Logit<A> at = logit(c, s, b, h, query, key, static_cast<A>(c.coefficient) * u, alibi);
                 if (at.seen) weight = exp2_of((at.z - sum) * log2_e<A>());
             }
-            if (lane == 0) gw::store_global(weights + row * c.kv_len + key, s.valid ? weight : static_cast<A>(NAN));
+            if (lane == 0) gw::store_global(weights + row * c.kv_len + key, s.valid || !active ? weight : static_cast<A>(NAN));
         }
     }
 }
@@ -102,9 +104,11 @@ GW_DEVICE void entropy(Shared<typename Chunk<A>::Vector> shared, const void* q, 
     const T tile(shared);
     const int tx = threadIdx.x % LANES_X, ty = threadIdx.x / LANES_X;
     const int tiles = (c.q_len + ROWS - 1) / ROWS;
-    const i64 items = static_cast<i64>(c.batch) * c.q_heads * tiles;
+    const i64 pairs = static_cast<i64>(c.batch) * c.q_heads;
+    const i64 items = active_count(c.counts, 0, pairs) * tiles;
     for (i64 item = blockIdx.x; item < items; item += gridDim.x) {
-        const i64 pair = item / tiles;
+        const i64 pair = pair_at(c.order, item / tiles);
+        if (pair >= pairs) continue;
         const int b = static_cast<int>(pair / c.q_heads), h = static_cast<int>(pair % c.q_heads);
         const int first_row = static_cast<int>(item % tiles) * ROWS;
         const Span s = load_span(spans, b);

@@ -16,8 +16,8 @@ use crate::validate;
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::DType`], [`Error::Device`] or [`Error::InvalidArgument`] naming the argument, also for a cache
-/// without room, a page that does not exist, or packed sequences; [`Error::Unsupported`] on wgpu so far. Nothing is
-/// written then.
+/// without room, a page that does not exist, or packed sequences. Nothing is written then. What only the device sees is reported
+/// by the next call that waits, and of that sample, or that page, nothing is written.
 pub fn attention_append(
     k_cache: &mut TensorMut<'_>,
     v_cache: &mut TensorMut<'_>,
@@ -67,37 +67,19 @@ pub fn attention_append(
         Err(Error::argument(op, "kv_len", format!("holds {len}: {new} more do not fit {slots} slots")))
     };
     let lengths = Ids::new(op, "kv_len", kv_len, &[batch], &device, fits)?;
-    match &device.0 {
-        Kind::Cpu => {}
-        #[cfg(feature = "cuda")]
-        Kind::Cuda(cuda) => {
-            let (k_cache, v_cache) = (k_cache.as_ref(), v_cache.as_ref());
-            let (kv_len, table) = (&lengths, table.as_ref().map(|(table, _)| table));
-            return super::cuda::inspect::append(
-                cuda,
-                &super::cuda::inspect::Append { op, k_cache, v_cache, k, v, kv_len, table, slots },
-            );
-        }
-        #[cfg(feature = "wgpu")]
-        Kind::Wgpu(_) => {
-            let (backend, limit) = (device.backend(), "cpu and cuda".into());
-            let got = backend.to_string();
-            return Err(Error::Unsupported { op, backend, what: "device", limit, got });
-        }
-    }
-    let lengths = lengths.host()?;
     let table = match &table {
         None => None,
-        Some((ids, per_sample)) => Some((ids.host()?, *per_sample)),
+        Some((ids, per_sample)) => Some((ids, ids.visible()?, *per_sample)),
     };
-    // Where each new key goes, before any is written.
-    let mut places = Vec::with_capacity(batch * new);
-    for (b, &len) in lengths.iter().enumerate() {
+    // Where each new key goes, as far as the host can see it, before any is written.
+    let mut places = Vec::new();
+    for (b, &len) in lengths.visible()?.iter().flatten().enumerate() {
         for key in (len as usize)..len as usize + new {
             places.push(match &table {
                 None => (b, key),
-                Some((table, per_sample)) => {
-                    let page = table[b * per_sample + key / rows];
+                Some((_, None, _)) => break,
+                Some((_, Some(pages), per_sample)) => {
+                    let page = pages[b * per_sample + key / rows];
                     if !(0..cache_batch as i64).contains(&page) {
                         let reason = format!("holds {page}, outside 0..{cache_batch}");
                         return Err(Error::argument(op, "page_table", reason));
@@ -107,6 +89,41 @@ pub fn attention_append(
             });
         }
     }
-    super::cpu::append(k_cache, k, &places)?;
-    super::cpu::append(v_cache, v, &places)
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    let call = Append {
+        op,
+        k_cache: k_cache.as_ref(),
+        v_cache: v_cache.as_ref(),
+        k,
+        v,
+        kv_len: &lengths,
+        table: table.as_ref().map(|(table, ..)| *table),
+        slots,
+    };
+    match &device.0 {
+        Kind::Cpu => {
+            super::cpu::append(k_cache, k, &places)?;
+            super::cpu::append(v_cache, v, &places)
+        }
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(cuda) => super::cuda::inspect::append(cuda, &call),
+        #[cfg(feature = "wgpu")]
+        Kind::Wgpu(wgpu) => super::wgpu::append(wgpu, &call),
+    }
+}
+
+/// What a GPU is given, validated but for what only the device sees.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(super) struct Append<'a> {
+    pub(super) op: &'static str,
+    /// `[batch, heads, slots, ·]`, or pages `[pages, heads, page rows, ·]`.
+    pub(super) k_cache: &'a TensorRef<'a>,
+    pub(super) v_cache: &'a TensorRef<'a>,
+    /// `[batch, heads, new, ·]`.
+    pub(super) k: &'a TensorRef<'a>,
+    pub(super) v: &'a TensorRef<'a>,
+    pub(super) kv_len: &'a Ids<'a>,
+    pub(super) table: Option<&'a Ids<'a>>,
+    /// Key slots of a sample.
+    pub(super) slots: usize,
 }

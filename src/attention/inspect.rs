@@ -18,13 +18,13 @@ pub struct AttentionRow {
 }
 
 /// The weights `p_ij` of chosen rows, `[rows.len(), key length]` of lse's type: what a head looks at, without O(q_len·kv_len)
-/// memory for all of them. With a sink a row sums to less than 1. Dropout is not applied.
+/// memory for all of them. With a sink a row sums to less than 1. Dropout is not applied. A row of an inactive pair
+/// ([`ActiveHeads`](super::ActiveHeads)), or beyond a packed sequence, is 0.
 ///
 /// `lse`: of the forward pass with the same options, `[batch, q_heads, q_len]`.
 ///
 /// # Errors
-/// As [`attention_forward`](super::attention_forward); [`Error::InvalidArgument`] for a row that does not exist;
-/// [`Error::Unsupported`] on wgpu so far.
+/// As [`attention_forward`](super::attention_forward); [`Error::InvalidArgument`] for a row that does not exist.
 pub fn attention_weights(
     q: &TensorRef<'_>,
     k: &TensorRef<'_>,
@@ -48,12 +48,12 @@ pub fn attention_weights(
             super::cuda::inspect::weights(device, &problem, lse, &rows)
         }
         #[cfg(feature = "wgpu")]
-        Kind::Wgpu(_) => Err(not_yet(&problem)),
+        Kind::Wgpu(device) => super::wgpu::weights(device, &problem, lse, rows),
     }
 }
 
 /// The entropy `−Σ_j p_ij·ln p_ij` of every row, in nats: `[batch, q_heads, q_len]` of lse's type. 0 for a row that sees no key
-/// or only one; at most `ln(keys seen)`. The share of a sink is not counted, dropout is not applied.
+/// or only one, and for rows of inactive pairs; at most `ln(keys seen)`. The share of a sink is not counted, dropout is not applied.
 ///
 /// # Errors
 /// As [`attention_weights`].
@@ -69,7 +69,7 @@ pub fn attention_entropy(
         #[cfg(feature = "cuda")]
         Kind::Cuda(device) => super::cuda::inspect::entropy(device, &problem, lse),
         #[cfg(feature = "wgpu")]
-        Kind::Wgpu(_) => Err(not_yet(&problem)),
+        Kind::Wgpu(device) => super::wgpu::entropy(device, &problem, lse),
     }
 }
 
@@ -85,11 +85,4 @@ fn problem<'a>(
     validate::shape(op, "lse", lse, &problem.lse_shape())?;
     validate::tensor(op, "lse", lse, problem.accumulator, q.device())?;
     Ok(problem)
-}
-
-#[cfg(feature = "wgpu")]
-fn not_yet(problem: &Problem<'_>) -> Error {
-    let backend = problem.q.device().backend();
-    let (what, limit) = ("device", "cpu and cuda".into());
-    Error::Unsupported { op: problem.op, backend, what, limit, got: backend.to_string() }
 }

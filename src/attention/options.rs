@@ -166,6 +166,7 @@ pub enum Workspace<'a> {
     /// The call allocates what it needs.
     #[default]
     Allocate,
-    /// Contiguous u8 memory of at least as many bytes as the operation's `_workspace` function says: the call allocates nothing.
+    /// Contiguous u8 memory of at least as many bytes as the operation's `_workspace` function says: the call allocates nothing. On
+    /// wgpu what the call's kernels read beside it is in the device's pool, which the first call of a size fills.
     Given(TensorMut<'a>),
 }

@@ -368,6 +368,14 @@ impl<'a> Problem<'a> {
         self.lse_shape().contains(&0)
     }
 
+    /// First rows of the sequences and of their keys, where they lie end to end.
+    pub(crate) fn into_starts(self) -> Option<[Ids<'a>; 2]> {
+        match self.storage {
+            Storage::Packed { cu_q, cu_k, .. } => Some([cu_q, cu_k]),
+            _ => None,
+        }
+    }
+
     /// Whether sequences lie end to end.
     pub(crate) fn is_packed(&self) -> bool {
         matches!(self.storage, Storage::Packed { .. })

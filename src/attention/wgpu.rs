@@ -5,12 +5,13 @@
 //! kernel; or `attention_backward_rows` and one kernel per gradient asked for.
 
 mod general;
+mod scratch;
 
 use super::plan::Tiles;
 use super::problem::{Offset, Storage};
 use super::{AttentionGradientViews, Backward, Forward, Problem, Score};
 use crate::device::Backend;
-use crate::device::wgpu::{WgpuBuffer, WgpuDevice, Workspace};
+use crate::device::wgpu::{Binding, WgpuBuffer, WgpuDevice, Workspace};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ids::Ids;
@@ -20,6 +21,7 @@ use crate::manifest::attention::{
 };
 use crate::tensor::{Memory, TensorRef};
 use bytemuck::{Pod, Zeroable};
+pub(super) use general::{append, entropy, weights};
 
 /// Columns the plain kernels accumulate at most.
 const PLAIN_DIM: usize = 128;
@@ -135,14 +137,15 @@ pub(super) fn tiles(problem: &Problem<'_>) -> Result<Tiles> {
     problem.tiles_in_sight(variant, [TILE, TILE])
 }
 
-/// The plan, of which the plain kernels need the smaller part.
+/// The parts of a split pass. The plan is not in the caller's memory: a dispatch reads it and writes these, which WebGPU does not
+/// allow of one buffer.
 pub(super) fn forward_workspace(_: &WgpuDevice, problem: &Problem<'_>) -> Result<usize> {
-    Ok(general::workspace(problem, general::forward_row_words(problem)))
+    Ok(scratch::bytes(&general::forward_parts(problem)))
 }
 
-/// The plan with what backward needs of each row, and sums.
+/// What the plain kernels need of each row, or the sums of the general ones, which are no smaller.
 pub(super) fn backward_workspace(_: &WgpuDevice, problem: &Problem<'_>) -> Result<usize> {
-    Ok(general::workspace(problem, general::BACKWARD_ROW_WORDS))
+    Ok(scratch::bytes(&[general::sum_bytes(problem)]))
 }
 
 pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Forward<'_>) -> Result<()> {
@@ -166,7 +169,7 @@ pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut For
 
     let plan = this.plan()?;
     let kernel = &WGSL_FORWARD[variant(problem.value_dim)];
-    this.launch(kernel, &[q, k, v, row_scale, plan.buffer(), o, lse], work)
+    this.launch(kernel, &[q, k, v, row_scale, plan.binding(), o, lse], work)
 }
 
 pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Backward<'_>) -> Result<()> {
@@ -197,13 +200,14 @@ pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Ba
     let kv_work = this.work(this.kv_pairs, kv_tiles)?;
     let row_work = this.work(this.pairs, problem.q_len)?;
     // Three words a row, addressed in 32 bits.
-    let rows = this.device.workspace(12 * this.limited("query rows", row_work, (1 << 30) as usize)?)?;
+    this.limited("query rows", row_work, 1 << 30)?;
+    let [rows] = scratch::parts(device, problem.op, &call.workspace, [general::sum_bytes(problem)])?;
     let plan = this.plan()?;
 
     this.params.want = 0;
     this.params.want |= if row_scale.is_some() { want::ROWS_ROW_SCALE } else { 0 };
     this.params.want |= if grad_lse.is_some() { want::ROWS_GRAD_LSE } else { 0 };
-    let bindings = [o, grad_o, lse, grad_lse, row_scale, plan.buffer(), rows.buffer()];
+    let bindings = [o, grad_o, lse, grad_lse, row_scale, plan.binding(), rows.binding()];
     this.launch(&WGSL_BACKWARD_ROWS, &bindings, row_work.div_ceil(INVOCATIONS))?;
 
     if dq.is_some() || drow_scale.is_some() {
@@ -211,14 +215,14 @@ pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Ba
         this.params.want = if dq.is_some() { want::Q_DQ } else { 0 };
         this.params.want |= if drow_scale.is_some() { want::Q_DROW_SCALE } else { 0 };
         let kernel = &WGSL_BACKWARD_Q[variant(problem.head_dim)];
-        this.launch(kernel, &[q, k, v, grad_o, rows.buffer(), plan.buffer(), dq, drow_scale], q_work)?;
+        this.launch(kernel, &[q, k, v, grad_o, rows.binding(), plan.binding(), dq, drow_scale], q_work)?;
     }
     this.params.tiles = kv_tiles as u32;
     for (out, want, width) in [(dk, want::KV_DK, problem.head_dim), (dv, want::KV_DV, problem.value_dim)] {
         if out.is_some() {
             this.params.want = want;
             let kernel = &WGSL_BACKWARD_KV[variant(width)];
-            this.launch(kernel, &[q, k, v, grad_o, rows.buffer(), plan.buffer(), out], kv_work)?;
+            this.launch(kernel, &[q, k, v, grad_o, rows.binding(), plan.binding(), out], kv_work)?;
         }
     }
     Ok(())
@@ -243,11 +247,11 @@ fn limited(op: &'static str, what: &'static str, got: usize, most: usize) -> Res
 }
 
 /// The buffers under some views.
-fn buffers<'a, const N: usize>(views: [Option<&TensorRef<'a>>; N]) -> Result<[Option<&'a WgpuBuffer>; N]> {
+fn buffers<'a, const N: usize>(views: [Option<&TensorRef<'a>>; N]) -> Result<[Option<Binding<'a>>; N]> {
     let mut found = [None; N];
     for (slot, view) in found.iter_mut().zip(views) {
         if let Some(view) = view {
-            *slot = Some(buffer(view)?);
+            *slot = Some(buffer(view)?.into());
         }
     }
     Ok(found)
@@ -314,11 +318,11 @@ impl<'a> Call<'a> {
     fn launch(
         &self,
         kernel: &'static WgslKernel,
-        bindings: &[Option<&WgpuBuffer>],
+        bindings: &[Option<Binding<'_>>],
         work: usize,
     ) -> Result<()> {
         let workgroups = work.min(self.device.persistent_workgroups() as usize) as u32;
-        self.device.launch(kernel, bindings, bytemuck::bytes_of(&self.params), [workgroups, 1, 1])
+        self.device.launch_parts(kernel, bindings, bytemuck::bytes_of(&self.params), [workgroups, 1, 1])
     }
 
     /// Queues `attention_plan` and returns the plan.
@@ -376,12 +380,12 @@ impl<'a> Call<'a> {
             heads.map(|heads| &heads.active),
         ];
         let [lengths, offsets, counts, order, kv_order, active] = buffers(lists)?;
-        let status = Some(self.device.status());
-        let bindings = [lengths, offsets, counts, order, kv_order, active, plan.buffer(), status];
+        let status = Some(self.device.status().into());
+        let bindings = [lengths, offsets, counts, order, kv_order, active, plan.binding(), status];
         let invocations = problem.batch.max(self.pairs).max(problem.batch * problem.kv_heads).max(1);
         let most = self.device.persistent_workgroups() as usize;
         let workgroups = invocations.div_ceil(INVOCATIONS).min(most) as u32;
-        self.device.launch(&WGSL_PLAN, &bindings, bytemuck::bytes_of(&params), [workgroups, 1, 1])?;
+        self.device.launch_parts(&WGSL_PLAN, &bindings, bytemuck::bytes_of(&params), [workgroups, 1, 1])?;
         Ok(plan)
     }
 
@@ -399,3 +403,5 @@ mod general_tests;
 mod tests;
 #[cfg(test)]
 mod unfused;
+#[cfg(test)]
+mod workspace_tests;

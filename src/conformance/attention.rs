@@ -17,9 +17,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
 ];
 
 /// Unit roundoff of f32.
-const U: f64 = 1.0 / (1u32 << 24) as f64;
+pub(super) const U: f64 = 1.0 / (1u32 << 24) as f64;
 /// Added to probabilities in bounds: an f32 exponential below 2⁻¹²⁵ = 16u·2⁻¹⁰⁵ may be flushed to zero.
-const FLUSHED: f64 = 1.0 / (1u128 << 105) as f64;
+pub(super) const FLUSHED: f64 = 1.0 / (1u128 << 105) as f64;
 
 /// A problem, drawn from a seed.
 pub(super) struct Case {
@@ -128,11 +128,11 @@ impl Case {
         text
     }
 
-    fn active(&self, pair: usize) -> bool {
+    pub(super) fn active(&self, pair: usize) -> bool {
         self.active.as_ref().is_none_or(|active| active[pair])
     }
 
-    fn visible(&self, b: usize, i: usize, j: usize) -> bool {
+    pub(super) fn visible(&self, b: usize, i: usize, j: usize) -> bool {
         let length = self.kv_len.as_ref().map_or(self.kv_slots, |lengths| lengths[b] as usize);
         let first =
             self.offset.as_ref().map_or(length as i64 - self.q_len as i64, |offsets| offsets[b].into());
@@ -250,13 +250,13 @@ pub(super) struct Want {
 
 /// One query row's softmax over all key slots: probabilities (0 where masked), its lse, and how much larger than u a
 /// score's error can be.
-struct Softmax {
-    p: Vec<f64>,
-    lse: f64,
-    growth: f64,
+pub(super) struct Softmax {
+    pub(super) p: Vec<f64>,
+    pub(super) lse: f64,
+    pub(super) growth: f64,
 }
 
-fn softmax(case: &Case, b: usize, row: usize, keys: usize, i: usize) -> Softmax {
+pub(super) fn softmax(case: &Case, b: usize, row: usize, keys: usize, i: usize) -> Softmax {
     let d = case.head_dim;
     let mut z = vec![f64::NEG_INFINITY; case.kv_slots];
     let mut growth = 1.0f64;
@@ -365,7 +365,7 @@ fn forward(device: &Device, number: usize, seed: u64) -> Checked {
     Checked { problem: case.describe(), worst: run() }
 }
 
-fn launch_forward(device: &Device, case: &Case, placed: &Placed) -> Result<(Output, Output)> {
+pub(super) fn launch_forward(device: &Device, case: &Case, placed: &Placed) -> Result<(Output, Output)> {
     let mut o = Output::new(device, &[case.batch, case.q_heads, case.q_len, case.value_dim])?;
     let mut lse = Output::new(device, &[case.batch, case.q_heads, case.q_len])?;
     let (q, k, v) = (placed.view(&placed.q)?, placed.view(&placed.k)?, placed.view(&placed.v)?);

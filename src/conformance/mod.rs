@@ -6,6 +6,7 @@
 
 mod attention;
 mod compare;
+mod looking;
 mod multitask;
 mod random;
 mod statevec;
@@ -167,8 +168,13 @@ impl From<Error> for Failure {
 }
 
 /// Every operation, in the order they are run. Another operation's cases are another file and another row.
-const OPERATIONS: &[&[Operation]] =
-    &[attention::OPERATIONS, task_heads::OPERATIONS, multitask::OPERATIONS, statevec::OPERATIONS];
+const OPERATIONS: &[&[Operation]] = &[
+    attention::OPERATIONS,
+    looking::OPERATIONS,
+    task_heads::OPERATIONS,
+    multitask::OPERATIONS,
+    statevec::OPERATIONS,
+];
 
 fn all() -> impl Iterator<Item = &'static Operation> {
     OPERATIONS.iter().copied().flatten()

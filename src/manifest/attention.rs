@@ -173,4 +173,7 @@ pub(super) static WGSL: &[&WgslKernel] = &[
     &general_wgsl::BIAS,
     &general_wgsl::SUM,
     &general_wgsl::SCATTER,
+    &general_wgsl::WEIGHTS,
+    &general_wgsl::ENTROPY,
+    &general_wgsl::APPEND,
 ];

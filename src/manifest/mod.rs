@@ -164,6 +164,7 @@ pub const CUDA_HEADERS: &[(&str, &str)] = &[
     ("statevec/norm.cuh", include_str!("../../kernels/statevec/norm.cuh")),
     ("statevec/registers.cuh", include_str!("../../kernels/statevec/registers.cuh")),
     ("multitask/common.cuh", include_str!("../../kernels/multitask/common.cuh")),
+    ("task_heads/rows.cuh", include_str!("../../kernels/task_heads/rows.cuh")),
     ("task_heads/project.cuh", include_str!("../../kernels/task_heads/project.cuh")),
     ("density/qubit.cuh", include_str!("../../kernels/density/qubit.cuh")),
     ("random/philox.cuh", include_str!("../../kernels/random/philox.cuh")),

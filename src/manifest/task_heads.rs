@@ -144,6 +144,30 @@ twin! {
 }
 
 twin! {
+    /// Rows of skipped pairs.
+    FILL = "task_heads_fill" in "fill", after "task_heads/rows.wgsl", block 256,
+    pointers &["target", "order", "counts", "gates", "starts"],
+    bindings &[("target_rows", ReadWrite), ("order", Read), ("counts", Read), ("gates", Read), ("starts", Read)],
+    params (4, 12), shared (0, 0)
+}
+
+twin! {
+    /// δ per pair.
+    DELTA = "task_heads_delta" in "delta", after "task_heads/rows.wgsl", block 256,
+    pointers &["a", "b", "mask", "gates", "delta", "starts"],
+    bindings &[("a", Read), ("b", Read), ("mask", Read), ("gates", Read), ("delta", ReadWrite), ("starts", Read)],
+    params (8, 13), shared (32, 1024)
+}
+
+twin! {
+    /// Gates by rows of packed sequences.
+    EXPAND = "task_heads_expand_f32" in "expand", after "task_heads/rows.wgsl", block 256,
+    pointers &["gates", "starts", "out"],
+    bindings &[("gates", Read), ("starts", Read), ("expanded", ReadWrite)],
+    params (1, 6), shared (0, 0)
+}
+
+twin! {
     /// Heads that some task uses.
     USED = "task_heads_used_f32" in "used", block 128,
     pointers &["gates", "used"],
@@ -187,28 +211,6 @@ pub(crate) static COMPACT_CUDA: CudaKernel = cuda(
     &["gates", "order", "kv_order", "counts", "active"],
     16,
     1024,
-);
-
-/// Rows of skipped pairs.
-pub(crate) static FILL_CUDA: CudaKernel = cuda(
-    "task_heads_fill_f32",
-    "task_heads/fill.cu",
-    source!("fill.cu"),
-    256,
-    &["target", "order", "counts", "gates"],
-    56,
-    0,
-);
-
-/// δ per pair.
-pub(crate) static DELTA_CUDA: CudaKernel = cuda(
-    "task_heads_delta_f32",
-    "task_heads/delta.cu",
-    source!("delta.cu"),
-    256,
-    &["a", "b", "mask", "gates", "delta"],
-    96,
-    32,
 );
 
 /// The activation's derivative.
@@ -267,28 +269,6 @@ pub(crate) static COMPACT_WGSL: WgslKernel = wgsl(
     1024,
 );
 
-/// Rows of skipped pairs.
-pub(crate) static FILL_WGSL: WgslKernel = wgsl(
-    "task_heads_fill_f32",
-    "task_heads/fill.wgsl",
-    source!("fill.wgsl"),
-    256,
-    &[("target_rows", ReadWrite), ("order", Read), ("counts", Read), ("gates", Read)],
-    60,
-    0,
-);
-
-/// δ per pair.
-pub(crate) static DELTA_WGSL: WgslKernel = wgsl(
-    "task_heads_delta_f32",
-    "task_heads/delta.wgsl",
-    source!("delta.wgsl"),
-    256,
-    &[("a", Read), ("b", Read), ("mask", Read), ("gates", Read), ("delta", ReadWrite)],
-    84,
-    1024,
-);
-
 /// The activation's derivative.
 pub(crate) static GATE_BACKWARD_WGSL: WgslKernel = wgsl(
     "task_heads_gate_backward_f32",
@@ -314,8 +294,9 @@ pub(crate) static SUM_BY_TASK_WGSL: WgslKernel = wgsl(
 pub(super) const CUDA: &[&CudaKernel] = &[
     &GATE_CUDA,
     &COMPACT_CUDA,
-    &FILL_CUDA,
-    &DELTA_CUDA,
+    &FILL.cuda,
+    &DELTA.cuda,
+    &EXPAND.cuda,
     &GATE_BACKWARD_CUDA,
     &SUM_BY_TASK_CUDA,
     &SCORES.cuda,
@@ -334,8 +315,9 @@ pub(super) const CUDA: &[&CudaKernel] = &[
 pub(super) const WGSL: &[&WgslKernel] = &[
     &GATE_WGSL,
     &COMPACT_WGSL,
-    &FILL_WGSL,
-    &DELTA_WGSL,
+    &FILL.wgsl,
+    &DELTA.wgsl,
+    &EXPAND.wgsl,
     &GATE_BACKWARD_WGSL,
     &SUM_BY_TASK_WGSL,
     &SCORES.wgsl,

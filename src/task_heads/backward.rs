@@ -1,6 +1,7 @@
 //! Backward: attention's gradients over the active pairs, then δ per pair, the activation's derivative, the sum by task.
 
 use super::problem::{GateDerivative, Problem, Sizes};
+use super::rows::RowScale;
 use super::steps::{Among, Delta, Fill, ListViews, Owner, RowSum, Select, Steps, steps};
 use super::{TaskHeadsGradients, TaskHeadsSaved, ZeroGateGrad};
 use crate::attention::{
@@ -28,7 +29,8 @@ pub(super) fn run(
         _ => None,
     };
     if dq.is_some() || dk.is_some() || dv.is_some() || drow_scale.is_some() {
-        let heads = saved.active_heads(&problem.lse_shape())?;
+        let row_scale = RowScale::new(problem, &problem.sizes, &saved.gates)?;
+        let heads = saved.active_heads(row_scale.view());
         let options = AttentionOptions { heads: Some(heads), ..problem.attention.clone() };
         let from_forward = AttentionSaved {
             o: saved.y.clone(),
@@ -64,6 +66,7 @@ pub(super) fn run(
             gates: saved.gates.clone(),
             value: 0.0,
             zeroed: true,
+            starts: problem.starts(owner),
         };
         steps.fill(&problem.sizes, &fill, &mut target.view_mut())?;
     }
@@ -85,6 +88,7 @@ pub(super) fn run(
         gates: saved.gates.clone(),
         times_gate: false,
         keep_others: false,
+        starts: problem.starts(Owner::Head),
     };
     steps.delta(&problem.sizes, &step, &mut delta.view_mut())?;
     if identity && problem.zero_gate_grad == ZeroGateGrad::Exact {
@@ -139,17 +143,16 @@ pub(super) fn zero_gate_delta(
     steps.compact(sizes, Select::Zero, own_gates, &mut list)?;
 
     let one = Tensor::from_slice(device, &[1.0f32], &[1])?;
-    let lse_shape = [sizes.batch, sizes.heads, problem.q_len];
     let heads = ActiveHeads {
         order: order.view(),
         kv_order: kv_order.view(),
         counts: counts.view(),
         active: zero.view(),
-        row_scale: one.view().with_layout(Layout::new(&lse_shape, &[0; 3], 0)?)?,
+        row_scale: one.view().with_layout(Layout::new(&problem.lse_shape(), &[0; 3], 0)?)?,
     };
     let options = AttentionOptions { heads: Some(heads), ..problem.attention.clone() };
-    let y_shape = [sizes.batch, sizes.heads, problem.q_len, problem.value_dim];
-    let (mut o, mut lse) = (make(DType::F32, &y_shape)?, make(DType::F32, &lse_shape)?);
+    let mut o = make(problem.dtype, &problem.y_shape())?;
+    let mut lse = make(DType::F32, &problem.lse_shape())?;
     let (o_view, lse_view) = (&mut o.view_mut(), &mut lse.view_mut());
     attention_forward_into(
         &problem.q,
@@ -167,6 +170,7 @@ pub(super) fn zero_gate_delta(
         gates: gates.clone(),
         times_gate: false,
         keep_others: true,
+        starts: problem.starts(Owner::Head),
     };
     steps.delta(sizes, &step, delta)
 }

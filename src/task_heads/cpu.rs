@@ -2,12 +2,15 @@
 
 use super::Activation;
 use super::problem::{GateDerivative, Problem, Sizes};
+use super::rows::Starts;
 use super::steps::{Among, Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
-use crate::dtype::DType;
+use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::host::{elements, elements_mut};
 use crate::tensor::{Layout, TensorMut, TensorRef};
+use half::{bf16, f16};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Stateless: the tensors are ordinary memory.
 pub(super) struct CpuSteps;
@@ -101,32 +104,39 @@ impl Steps for CpuSteps {
             let reason = format!("and `counts` are not a list of active pairs: {count} of {}", order.len());
             Error::argument("task_heads", "order", reason)
         })?;
-        let rows = RowsMut::new(target)?;
-        suffix.par_iter().with_min_len(PARALLEL_ELEMENTS.div_ceil(rows.elements)).for_each(|&pair| {
-            let pair = pair as usize;
-            let nan = gates[pair * per_owner..(pair + 1) * per_owner].iter().any(|gate| gate.is_nan());
-            let value = if nan { f32::NAN } else { fill.value };
-            if value == 0.0 && fill.zeroed {
-                return;
+        let ranges = fill.starts.map(Starts::host_ranges).transpose()?;
+        match target.as_ref().dtype() {
+            DType::F16 => {
+                fill_pairs::<f16>(suffix, gates, (owners, per_owner), fill, ranges.as_deref(), target)
             }
-            rows.each_row(&[pair / owners, pair % owners], |_, row| row.fill(value));
-        });
-        Ok(())
+            DType::BF16 => {
+                fill_pairs::<bf16>(suffix, gates, (owners, per_owner), fill, ranges.as_deref(), target)
+            }
+            _ => fill_pairs::<f32>(suffix, gates, (owners, per_owner), fill, ranges.as_deref(), target),
+        }
     }
 
     fn delta(&self, sizes: &Sizes, delta: &Delta<'_>, out: &mut TensorMut<'_>) -> Result<()> {
         let (mask, gates) = (elements::<u32>(&delta.mask)?, elements::<f32>(&delta.gates)?);
         let out = elements_mut::<f32>(out)?;
         let (tasks, [rows, columns]) = (delta.tasks(), delta.shape());
-        let has_tasks = matches!(&delta.sum, RowSum::Products(a, _) if a.shape().len() == 5);
-        let sum = |b: usize, task: usize, h: usize| match &delta.sum {
-            RowSum::Products(x, y) => {
-                let x_row =
-                    |row| if has_tasks { row_of(x, &[b, task, h, row]) } else { row_of(x, &[b, h, row]) };
-                (0..rows).map(|row| f64::from(dot(x_row(row), row_of(y, &[b, h, row])))).sum::<f64>()
+        let ranges = delta.starts.map(Starts::host_ranges).transpose()?;
+        let sum = |b: usize, task: usize, h: usize| {
+            let (place, own) = match &ranges {
+                Some(ranges) => (0, ranges[b].clone()),
+                None => (b, 0..rows),
+            };
+            match &delta.sum {
+                RowSum::Products(x, y) => match x.dtype() {
+                    DType::F16 => products::<f16>(x, y, [place, task, h], own),
+                    DType::BF16 => products::<bf16>(x, y, [place, task, h], own),
+                    _ => products::<f32>(x, y, [place, task, h], own),
+                },
+                // Contiguous: it is our own workspace.
+                RowSum::Rows(rows) => {
+                    row_of::<f32>(rows, &[place, h])[own].iter().map(|&x| f64::from(x)).sum()
+                }
             }
-            // Contiguous: it is our own workspace.
-            RowSum::Rows(rows) => row_of(rows, &[b, h]).iter().map(|&x| f64::from(x)).sum(),
         };
         let least = PARALLEL_ELEMENTS.div_ceil((rows * columns).max(1));
         out.par_iter_mut().with_min_len(least).enumerate().for_each(|(pair, out)| {
@@ -337,16 +347,93 @@ fn partition(order: &mut [u32], selected: impl Fn(usize) -> bool) -> u32 {
     count as u32
 }
 
-fn dot(x: &[f32], y: &[f32]) -> f32 {
+/// Writes the rows of these pairs, `(owners, gates an owner has)`; with `ranges` those of packed samples.
+fn fill_pairs<T: Stored>(
+    pairs: &[u32],
+    gates: &[f32],
+    (owners, per_owner): (usize, usize),
+    fill: &Fill<'_>,
+    ranges: Option<&[Range<usize>]>,
+    target: &mut TensorMut<'_>,
+) -> Result<()> {
+    let all = 0..target.as_ref().shape()[2];
+    let rows = RowsMut::<T>::new(target)?;
+    pairs.par_iter().with_min_len(PARALLEL_ELEMENTS.div_ceil(rows.elements)).for_each(|&pair| {
+        let pair = pair as usize;
+        let nan = gates[pair * per_owner..(pair + 1) * per_owner].iter().any(|gate| gate.is_nan());
+        let value = if nan { f32::NAN } else { fill.value };
+        if value == 0.0 && fill.zeroed {
+            return;
+        }
+        let (sample, owner) = (pair / owners, pair % owners);
+        let (place, own) = ranges.map_or((sample, all.clone()), |ranges| (0, ranges[sample].clone()));
+        rows.each_row(&[place, owner], own, |_, row| row.fill(T::from_f32(value)));
+    });
+    Ok(())
+}
+
+/// Element types of attention, as the f32 they are computed in.
+pub(super) trait Stored: Element + Into<f32> {
+    fn from_f32(x: f32) -> Self;
+}
+
+impl Stored for f32 {
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+}
+
+impl Stored for f16 {
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+impl Stored for bf16 {
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+/// Σ over these rows of x·y, at sample, task and head: x has a dimension of tasks, or not.
+fn products<T: Stored>(
+    x: &TensorRef<'_>,
+    y: &TensorRef<'_>,
+    [b, task, h]: [usize; 3],
+    rows: Range<usize>,
+) -> f64 {
+    let has_tasks = x.shape().len() == 5;
+    let x_row = |row| if has_tasks { row_of::<T>(x, &[b, task, h, row]) } else { row_of(x, &[b, h, row]) };
+    rows.map(|row| f64::from(dot(x_row(row), row_of::<T>(y, &[b, h, row])))).sum()
+}
+
+fn dot<T: Stored>(x: &[T], y: &[T]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (x_chunks, y_chunks) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let tail: f32 = x_chunks.remainder().iter().zip(y_chunks.remainder()).map(|(x, y)| x * y).sum();
+    let product = |x: T, y: T| x.into() * y.into();
+    let tail: f32 = x_chunks.remainder().iter().zip(y_chunks.remainder()).map(|(x, y)| product(*x, *y)).sum();
     for (x, y) in x_chunks.zip(y_chunks) {
         for lane in 0..LANES {
-            lanes[lane] += x[lane] * y[lane];
+            lanes[lane] += product(x[lane], y[lane]);
         }
     }
     lanes.iter().sum::<f32>() + tail
+}
+
+/// Writes `[1, heads, rows]`, contiguous, the gate of each row's sample.
+pub(super) fn expand(
+    sizes: &Sizes,
+    starts: &Starts<'_>,
+    gates: &TensorRef<'_>,
+    out: &mut TensorMut<'_>,
+) -> Result<()> {
+    let (gates, out) = (elements::<f32>(gates)?, elements_mut::<f32>(out)?);
+    for (sample, own) in starts.host_ranges()?.into_iter().enumerate() {
+        for head in 0..sizes.heads {
+            out[head * starts.rows..][own.clone()].fill(gates[sample * sizes.heads + head]);
+        }
+    }
+    Ok(())
 }
 
 // ------------------------------------------------------------------------------------------- elements of CPU tensors
@@ -360,14 +447,14 @@ fn not_cpu(dtype: DType) -> Error {
     }
 }
 
-/// The last dimension of a validated f32 tensor on the CPU, at these indices of the others.
+/// The last dimension of a validated tensor on the CPU, at these indices of the others.
 #[allow(unsafe_code)]
-pub(super) fn row_of<'a>(view: &TensorRef<'a>, index: &[usize]) -> &'a [f32] {
+pub(super) fn row_of<'a, T: Element>(view: &TensorRef<'a>, index: &[usize]) -> &'a [T] {
     let layout = view.layout();
     let is_inside =
         index.len() + 1 == layout.shape().len() && index.iter().zip(layout.shape()).all(|(i, n)| i < n);
     assert!(is_inside, "row {index:?} of {:?}", layout.shape());
-    let Some(base) = view.cpu_ptr::<f32>() else { return &[] };
+    let Some(base) = view.cpu_ptr::<T>() else { return &[] };
     let at: usize = index.iter().enumerate().map(|(i, &at)| at * layout.step(i)).sum();
     // SAFETY: the indices are below the shape, and the last dimension is contiguous.
     unsafe { std::slice::from_raw_parts(base.add(at), layout.shape()[index.len()]) }
@@ -386,35 +473,35 @@ pub(super) fn element_of<'a>(view: &TensorRef<'a>, index: &[usize]) -> &'a f32 {
     unsafe { &*base.add(at) }
 }
 
-/// Rows of an f32 tensor `[…, rows, columns]` that threads write, those of one index of the other dimensions by one thread.
-pub(super) struct RowsMut<'a> {
-    base: *mut f32,
+/// Rows of a tensor `[…, rows, columns]` that threads write, those of one index of the other dimensions by one thread.
+pub(super) struct RowsMut<'a, T> {
+    base: *mut T,
     layout: Layout,
     /// Of one index.
     elements: usize,
-    _borrow: std::marker::PhantomData<&'a mut [f32]>,
+    _borrow: std::marker::PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: no two indices of a writable view name the same element, and no two calls of `each_row` name the same index.
 #[allow(unsafe_code)]
-unsafe impl Sync for RowsMut<'_> {}
+unsafe impl<T: Send> Sync for RowsMut<'_, T> {}
 
-impl<'a> RowsMut<'a> {
+impl<'a, T: Element> RowsMut<'a, T> {
     pub(super) fn new(view: &'a mut TensorMut<'_>) -> Result<Self> {
         let layout = *view.as_ref().layout();
-        let base = view.cpu_ptr::<f32>().ok_or_else(|| not_cpu(view.as_ref().dtype()))?;
+        let base = view.cpu_ptr::<T>().ok_or_else(|| not_cpu(view.as_ref().dtype()))?;
         let elements = layout.shape().iter().rev().take(2).product::<usize>().max(1);
         Ok(Self { base, layout, elements, _borrow: std::marker::PhantomData })
     }
 
-    /// Calls `write` with each row's number and elements. No two threads may name the same index.
+    /// Calls `write` with the number and the elements of each of these rows. No two threads may name the same.
     #[allow(unsafe_code)]
-    pub(super) fn each_row(&self, index: &[usize], write: impl Fn(usize, &mut [f32])) {
+    pub(super) fn each_row(&self, index: &[usize], rows: Range<usize>, write: impl Fn(usize, &mut [T])) {
         let shape = self.layout.shape();
         let is_inside = index.len() + 2 == shape.len() && index.iter().zip(shape).all(|(i, n)| i < n);
-        assert!(is_inside, "rows {index:?} of {shape:?}");
+        assert!(is_inside && rows.end <= shape[index.len()], "rows {index:?} of {shape:?}");
         let first: usize = index.iter().enumerate().map(|(i, &at)| at * self.layout.step(i)).sum();
-        for row in 0..shape[index.len()] {
+        for row in rows {
             let at = first + row * self.layout.step(index.len());
             // SAFETY: inside the layout, which construction of the view has checked against its memory, and the last dimension
             // is contiguous; see `Sync` for exclusiveness.

@@ -1,7 +1,7 @@
 //! The steps on CUDA: argument packing for `kernels/task_heads/*.cu`.
 
 use super::problem::{Problem, Sizes};
-use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
+use super::steps::{Delta, Fill, ListViews, Select, Steps};
 use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
 use crate::manifest::CudaKernel;
@@ -14,9 +14,6 @@ pub(super) struct CudaSteps<'a>(pub(super) &'a CudaDevice);
 
 /// Blocks a multiprocessor gets in a persistent grid.
 const BLOCKS_PER_MULTIPROCESSOR: u64 = 8;
-/// Rows a block of `fill.cu` takes at a time.
-const FILL_ROWS: usize = 64;
-
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct GateParams {
@@ -44,37 +41,6 @@ struct CompactParams {
     key_pairs: u32,
     group: u32,
     select: u32,
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct FillParams {
-    strides: [i64; 3],
-    pairs: u32,
-    owners: u32,
-    rows: u32,
-    columns: u32,
-    group: u32,
-    list: u32,
-    zeroed: u32,
-    value: f32,
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DeltaParams {
-    a_strides: [i64; 4],
-    b_strides: [i64; 3],
-    pairs: u32,
-    tasks: u32,
-    heads: u32,
-    rows: u32,
-    columns: u32,
-    products: u32,
-    keep_others: u32,
-    select: u32,
-    times_gate: u32,
-    unused: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -179,54 +145,11 @@ impl Steps for CudaSteps<'_> {
     }
 
     fn fill(&self, sizes: &Sizes, fill: &Fill<'_>, target: &mut TensorMut<'_>) -> Result<()> {
-        let view = target.as_ref();
-        if view.layout().is_empty() {
-            return Ok(());
-        }
-        let shape = view.shape();
-        let owners = if fill.owner == Owner::Head { sizes.heads } else { sizes.kv_heads };
-        let pairs = sizes.batch * owners;
-        let params = FillParams {
-            strides: strides(view),
-            pairs: pairs as u32,
-            owners: owners as u32,
-            rows: shape[2] as u32,
-            columns: shape[3] as u32,
-            group: (sizes.heads / owners) as u32,
-            list: fill.owner as u32,
-            zeroed: fill.zeroed.into(),
-            value: fill.value,
-        };
-        let pointers = [address(view)?, address(&fill.order)?, address(&fill.counts)?, address(&fill.gates)?];
-        let work = pairs as u64 * shape[2].div_ceil(FILL_ROWS) as u64;
-        self.launch(&kernels::FILL_CUDA, work, &pointers, params)
+        super::gpu::fill(sizes, fill, target)
     }
 
     fn delta(&self, sizes: &Sizes, delta: &Delta<'_>, out: &mut TensorMut<'_>) -> Result<()> {
-        let (a, b) = match &delta.sum {
-            RowSum::Products(a, b) => (a, Some(b)),
-            RowSum::Rows(rows) => (rows, None),
-        };
-        let pairs = sizes.batch * delta.tasks() * sizes.heads;
-        let [rows, columns] = delta.shape().map(|n| n as u32);
-        let params = DeltaParams {
-            a_strides: delta.a_steps().map(|step| step as i64),
-            b_strides: b.map_or([0; 3], strides),
-            pairs: pairs as u32,
-            tasks: delta.tasks() as u32,
-            heads: sizes.heads as u32,
-            rows,
-            columns,
-            products: b.is_some().into(),
-            keep_others: delta.keep_others.into(),
-            select: delta.among as u32,
-            times_gate: delta.times_gate.into(),
-            unused: 0,
-        };
-        let b = b.map(address).transpose()?.unwrap_or(0);
-        let masks = [address(&delta.mask)?, address(&delta.gates)?];
-        let pointers = [address(a)?, b, masks[0], masks[1], address(out.as_ref())?];
-        self.launch(&kernels::DELTA_CUDA, pairs as u64, &pointers, params)
+        super::gpu::delta(sizes, delta, out)
     }
 
     fn gate_backward(
@@ -267,11 +190,6 @@ impl Steps for CudaSteps<'_> {
 
 fn threads_to_blocks(threads: usize, kernel: &CudaKernel) -> u64 {
     (threads as u64).div_ceil(kernel.block.into())
-}
-
-/// Strides of batch, head and row.
-fn strides(view: &TensorRef<'_>) -> [i64; 3] {
-    std::array::from_fn(|i| view.layout().step(i) as i64)
 }
 
 /// Address of a view's first element, 0 if it has none.

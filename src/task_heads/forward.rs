@@ -1,7 +1,8 @@
 //! Forward: gates → list of active pairs → attention over the list → the rows it left out.
 
 use super::TaskHeadsViews;
-use super::problem::{Problem, one_column, repeat_over_rows};
+use super::problem::{Problem, one_column};
+use super::rows::RowScale;
 use super::steps::{Fill, ListViews, Owner, Select, steps};
 use crate::attention::{ActiveHeads, AttentionOptions, Workspace, attention_forward_into};
 use crate::error::Result;
@@ -27,12 +28,13 @@ pub(super) fn run(problem: &Problem<'_>, out: &mut TaskHeadsViews<'_>, fresh: bo
     };
     steps.compact(sizes, Select::Active, gates, &mut list)?;
 
+    let row_scale = RowScale::new(problem, sizes, gates)?;
     let heads = ActiveHeads {
         order: out.order.as_ref().clone(),
         kv_order: out.kv_order.as_ref().clone(),
         counts: out.counts.as_ref().clone(),
         active: out.active.as_ref().clone(),
-        row_scale: repeat_over_rows(gates, &problem.lse_shape())?,
+        row_scale: row_scale.view(),
     };
     let options = AttentionOptions { heads: Some(heads), ..problem.attention.clone() };
     attention_forward_into(
@@ -52,6 +54,7 @@ pub(super) fn run(problem: &Problem<'_>, out: &mut TaskHeadsViews<'_>, fresh: bo
         gates: gates.clone(),
         value: 0.0,
         zeroed: fresh,
+        starts: problem.starts(Owner::Head),
     };
     steps.fill(sizes, &fill, &mut out.y)?;
     fill.value = f32::NEG_INFINITY;

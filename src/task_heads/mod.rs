@@ -37,8 +37,11 @@ mod cuda;
 mod every_task;
 mod forward;
 mod gate;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu;
 mod problem;
 mod project;
+mod rows;
 mod scores;
 mod statistics;
 mod steps;
@@ -65,7 +68,7 @@ use problem::Problem;
 /// What a forward pass returns: the output, and what backward and statistics need.
 #[derive(Debug)]
 pub struct TaskHeadsOutput {
-    /// `[batch, heads, q_len, value_dim]`: gated rows, 0 where the gate is 0.
+    /// `[batch, heads, q_len, value_dim]` of the type of q: gated rows, 0 where the gate is 0.
     pub y: Tensor,
     /// `[batch, heads, q_len]`: log-sum-exp of the scores, −∞ where the gate is 0.
     pub lse: Tensor,
@@ -88,7 +91,7 @@ pub struct TaskHeadsOutput {
 /// Where a forward pass writes; shapes as in [`TaskHeadsOutput`]. All but `y` and `lse` are contiguous.
 #[derive(Debug)]
 pub struct TaskHeadsViews<'a> {
-    /// `[batch, heads, q_len, value_dim]` f32.
+    /// `[batch, heads, q_len, value_dim]` of the type of q.
     pub y: TensorMut<'a>,
     /// `[batch, heads, q_len]` f32.
     pub lse: TensorMut<'a>,
@@ -111,7 +114,7 @@ pub struct TaskHeadsViews<'a> {
 /// What backward takes from the forward pass; fields as in [`TaskHeadsOutput`].
 #[derive(Clone, Debug)]
 pub struct TaskHeadsSaved<'a> {
-    /// `[batch, heads, q_len, value_dim]` f32.
+    /// `[batch, heads, q_len, value_dim]` of the type of q.
     pub y: TensorRef<'a>,
     /// `[batch, heads, q_len]` f32.
     pub lse: TensorRef<'a>,
@@ -182,7 +185,7 @@ impl TaskHeadsOutput {
         let per_head = [sizes.batch, sizes.heads];
         let make = |dtype, shape: &[usize]| Tensor::zeros(problem.device(), dtype, shape);
         Ok(Self {
-            y: make(DType::F32, &problem.y_shape())?,
+            y: make(problem.dtype, &problem.y_shape())?,
             lse: make(DType::F32, &problem.lse_shape())?,
             gates: make(DType::F32, &per_head)?,
             probabilities: make(DType::F32, &per_head)?,
@@ -225,21 +228,21 @@ impl TaskHeadsOutput {
 
 impl<'a> TaskHeadsSaved<'a> {
     /// The launch restriction for attention, with the gates as row scale.
-    fn active_heads(&self, lse_shape: &[usize; 3]) -> Result<ActiveHeads<'a>> {
-        Ok(ActiveHeads {
+    fn active_heads(&self, row_scale: TensorRef<'a>) -> ActiveHeads<'a> {
+        ActiveHeads {
             order: self.order.clone(),
             kv_order: self.kv_order.clone(),
             counts: self.counts.clone(),
             active: self.active.clone(),
-            row_scale: problem::repeat_over_rows(&self.gates, lse_shape)?,
-        })
+            row_scale,
+        }
     }
 }
 
 /// Attention with every head scaled by its gate; heads whose gate is 0 are not computed.
 ///
 /// `q [batch, heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`, `v [batch, kv_heads, kv_len, value_dim]`, f32,
-/// as in [`attention_forward`](crate::attention::attention_forward); the gate as in [`TaskHeadsOptions`]. With all gates 1 the
+/// f16 or bf16, or packed end to end, as in [`attention_forward`](crate::attention::attention_forward); the gate as in [`TaskHeadsOptions`]. With all gates 1 the
 /// output is plain attention, bit for bit; a sample's bits do not depend on the rest of the batch.
 /// A gate is one of [`GateSource`] under one of [`Activation`]; a dynamic one is computed on the device, noise included.
 /// Cost: the active fraction of plain attention, and O(batch · heads²) for the gates.
@@ -306,14 +309,15 @@ pub fn task_heads_backward(
     let problem = Problem::new("task_heads_backward", q, k, v, options)?;
     problem.check_saved(saved, grad_y)?;
     problem.check_routing_gradient(want)?;
-    let make = |wanted: bool, shape: &[usize]| {
-        wanted.then(|| Tensor::zeros(problem.device(), DType::F32, shape)).transpose()
+    let make = |wanted: bool, dtype, shape: &[usize]| {
+        wanted.then(|| Tensor::zeros(problem.device(), dtype, shape)).transpose()
     };
+    let wants_values = want.dgate && problem.source.linear.is_none();
     let mut gradients = TaskHeadsGradients {
-        dq: make(want.dq, q.shape())?,
-        dk: make(want.dk, k.shape())?,
-        dv: make(want.dv, v.shape())?,
-        dgate: make(want.dgate && problem.source.linear.is_none(), problem.source.shape())?,
+        dq: make(want.dq, problem.dtype, q.shape())?,
+        dk: make(want.dk, problem.dtype, k.shape())?,
+        dv: make(want.dv, problem.dtype, v.shape())?,
+        dgate: make(wants_values, DType::F32, problem.source.shape())?,
         dynamic: match &problem.source.linear {
             Some(linear) if want.dgate => {
                 let make = |shape: &[usize]| Tensor::zeros(problem.device(), DType::F32, shape);

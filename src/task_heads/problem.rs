@@ -1,5 +1,7 @@
 //! Validation: from a caller's tensors to a problem every backend can trust.
 
+use super::rows::Starts;
+use super::steps::Owner;
 use super::{
     Activation, GateSource, NoTask, SoftmaxScale, TaskHeadsOptions, TaskHeadsSaved, TaskHeadsViews,
     WantTaskHeadsGradients, ZeroGateGrad,
@@ -63,7 +65,12 @@ pub(super) struct Problem<'a> {
     pub(super) sizes: Sizes,
     /// Samples in a row that share a row of x and their noise: the tasks, where every sample is asked every task.
     pub(super) repeat: usize,
-    pub(super) q_len: usize,
+    /// Of q, k, v, y and their gradients. Gates are f32.
+    pub(super) dtype: DType,
+    /// `[batch, heads, q_len]`, or `[1, heads, all rows]` when packed.
+    pub(super) lse_shape: [usize; 3],
+    /// First rows of queries and keys, where sequences are packed.
+    pub(super) packed: Option<[Starts<'a>; 2]>,
     pub(super) value_dim: usize,
     pub(super) source: Source<'a>,
     pub(super) activation: Activation,
@@ -110,12 +117,22 @@ impl<'a> Problem<'a> {
         let sizes = Sizes { batch: inner.batch, heads: inner.q_heads, kv_heads: inner.kv_heads };
         check_count(op, "batch · heads", sizes.batch.saturating_mul(sizes.heads), q.device())?;
         check_activation(op, options.activation, sizes.heads)?;
-        let (q_len, value_dim) = (inner.q_len, inner.value_dim);
+        if inner.dtype == DType::F64 {
+            return Err(Error::DType { op, arg: "q", expected: "f32, f16 or bf16".into(), got: inner.dtype });
+        }
+        let (dtype, value_dim, lse_shape) = (inner.dtype, inner.value_dim, inner.lse_shape());
+        let most = [inner.q_len, inner.kv_slots];
+        let rows = [q.shape()[2], k.shape()[2]];
+        let packed = inner.into_starts().map(|[queries, keys]| {
+            [(queries, 0), (keys, 1)].map(|(ids, i)| Starts { ids, rows: rows[i], most: most[i] })
+        });
         let problem = Self {
             op,
             sizes,
             repeat: 1,
-            q_len,
+            dtype,
+            lse_shape,
+            packed,
             value_dim,
             source: source(op, &options.gate, sizes, q.device())?,
             activation: options.activation,
@@ -149,11 +166,17 @@ impl<'a> Problem<'a> {
     }
 
     pub(super) fn y_shape(&self) -> [usize; 4] {
-        [self.sizes.batch, self.sizes.heads, self.q_len, self.value_dim]
+        let [batch, heads, rows] = self.lse_shape;
+        [batch, heads, rows, self.value_dim]
     }
 
     pub(super) fn lse_shape(&self) -> [usize; 3] {
-        [self.sizes.batch, self.sizes.heads, self.q_len]
+        self.lse_shape
+    }
+
+    /// Where an owner's rows are, if they are packed.
+    pub(super) fn starts(&self, owner: Owner) -> Option<&Starts<'a>> {
+        self.packed.as_ref().map(|starts| &starts[owner as usize])
     }
 
     pub(super) fn derivative(&self) -> GateDerivative {
@@ -246,7 +269,7 @@ impl<'a> Problem<'a> {
             ("active", &saved.active),
         ])?;
         validate::shape(self.op, "grad_y", grad_y, &self.y_shape())?;
-        validate::tensor(self.op, "grad_y", grad_y, DType::F32, self.device())?;
+        validate::tensor(self.op, "grad_y", grad_y, self.dtype, self.device())?;
         validate::last_contiguous(self.op, "grad_y", grad_y)
     }
 
@@ -255,7 +278,7 @@ impl<'a> Problem<'a> {
         let (batch, heads) = (self.sizes.batch, self.sizes.heads);
         for &(arg, tensor) in results {
             let (dtype, shape): (DType, &[usize]) = match arg {
-                "y" => (DType::F32, &self.y_shape()),
+                "y" => (self.dtype, &self.y_shape()),
                 "lse" => (DType::F32, &self.lse_shape()),
                 "gates" | "probabilities" => (DType::F32, &[batch, heads]),
                 "active" => (DType::U32, &[batch, heads]),

@@ -2,6 +2,7 @@
 //! on every backend.
 
 use super::problem::{Problem, Sizes};
+use super::rows::Starts;
 use crate::device::{Device, Kind};
 use crate::error::Result;
 use crate::tensor::{TensorMut, TensorRef};
@@ -45,6 +46,8 @@ pub(super) struct Fill<'a> {
     pub(super) value: f32,
     /// The target is freshly zeroed, so zeros need not be written.
     pub(super) zeroed: bool,
+    /// Which rows are a sample's, if the target's are packed.
+    pub(super) starts: Option<&'a Starts<'a>>,
 }
 
 /// What is summed over a pair's rows.
@@ -80,6 +83,8 @@ pub(super) struct Delta<'a> {
     pub(super) times_gate: bool,
     /// Other pairs are left as they are; otherwise they become 0, or NaN where the gate is NaN.
     pub(super) keep_others: bool,
+    /// Which rows are a sample's, if they are packed.
+    pub(super) starts: Option<&'a Starts<'a>>,
 }
 
 impl Delta<'_> {
@@ -91,12 +96,13 @@ impl Delta<'_> {
         }
     }
 
-    /// Rows and columns of a pair.
+    /// Rows, at most, and columns of a pair.
     pub(super) fn shape(&self) -> [usize; 2] {
-        match &self.sum {
+        let [rows, columns] = match &self.sum {
             RowSum::Products(_, b) => [b.shape()[2], b.shape()[3]],
             RowSum::Rows(rows) => [rows.shape()[2], 1],
-        }
+        };
+        [self.starts.map_or(rows, |starts| starts.most), columns]
     }
 
     /// Steps of `a` along batch, tasks, heads and rows.
@@ -133,7 +139,8 @@ pub(super) trait Steps {
         list: &mut ListViews<'_>,
     ) -> Result<()>;
 
-    /// Writes the rows `[batch, owners, rows, columns]` of the pairs after the first `counts` in the list.
+    /// Writes the rows `[batch, owners, rows, columns]`, of any type that attention writes, of the pairs after the first `counts` in
+    /// the list.
     fn fill(&self, sizes: &Sizes, fill: &Fill<'_>, target: &mut TensorMut<'_>) -> Result<()>;
 
     /// Sums over each masked pair's rows, in an order that depends on nothing but their number.

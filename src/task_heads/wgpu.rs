@@ -1,7 +1,7 @@
 //! The steps on wgpu: argument packing for `kernels/task_heads/*.wgsl`.
 
 use super::problem::{Problem, Sizes};
-use super::steps::{Delta, Fill, ListViews, Owner, RowSum, Select, Steps};
+use super::steps::{Delta, Fill, ListViews, Select, Steps};
 use crate::device::Backend;
 use crate::device::wgpu::{WgpuBuffer, WgpuDevice};
 use crate::error::{Error, Result};
@@ -12,9 +12,6 @@ use bytemuck::{Pod, Zeroable};
 
 /// Launches on one device.
 pub(super) struct WgpuSteps<'a>(pub(super) &'a WgpuDevice);
-
-/// Rows a workgroup of `fill.wgsl` takes at a time.
-const FILL_ROWS: usize = 64;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -52,45 +49,6 @@ struct CompactParams {
     key_pairs: u32,
     group: u32,
     select_zero: u32,
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct FillParams {
-    target_offset: u32,
-    strides: [u32; 3],
-    order_offset: u32,
-    counts_offset: u32,
-    gates_offset: u32,
-    pairs: u32,
-    owners: u32,
-    rows: u32,
-    columns: u32,
-    group: u32,
-    list: u32,
-    zeroed: u32,
-    value: f32,
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct DeltaParams {
-    a_offset: u32,
-    a_strides: [u32; 4],
-    b_offset: u32,
-    b_strides: [u32; 3],
-    mask_offset: u32,
-    gates_offset: u32,
-    delta_offset: u32,
-    pairs: u32,
-    tasks: u32,
-    heads: u32,
-    rows: u32,
-    columns: u32,
-    products: u32,
-    keep_others: u32,
-    chosen: u32,
-    times_gate: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -216,61 +174,11 @@ impl Steps for WgpuSteps<'_> {
     }
 
     fn fill(&self, sizes: &Sizes, fill: &Fill<'_>, target: &mut TensorMut<'_>) -> Result<()> {
-        let view = target.as_ref();
-        if view.layout().is_empty() {
-            return Ok(());
-        }
-        let shape = view.shape();
-        let owners = if fill.owner == Owner::Head { sizes.heads } else { sizes.kv_heads };
-        let pairs = sizes.batch * owners;
-        let bound = [bind(view)?, bind(&fill.order)?, bind(&fill.counts)?, bind(&fill.gates)?];
-        let params = FillParams {
-            target_offset: bound[0].offset,
-            strides: strides(view)?,
-            order_offset: bound[1].offset,
-            counts_offset: bound[2].offset,
-            gates_offset: bound[3].offset,
-            pairs: pairs as u32,
-            owners: owners as u32,
-            rows: shape[2] as u32,
-            columns: shape[3] as u32,
-            group: (sizes.heads / owners) as u32,
-            list: fill.owner as u32,
-            zeroed: fill.zeroed.into(),
-            value: fill.value,
-        };
-        self.launch(&kernels::FILL_WGSL, pairs.saturating_mul(shape[2].div_ceil(FILL_ROWS)), bound, params)
+        super::gpu::fill(sizes, fill, target)
     }
 
     fn delta(&self, sizes: &Sizes, delta: &Delta<'_>, out: &mut TensorMut<'_>) -> Result<()> {
-        let (a, b) = match &delta.sum {
-            RowSum::Products(a, b) => (a, Some(b)),
-            RowSum::Rows(rows) => (rows, None),
-        };
-        let pairs = sizes.batch * delta.tasks() * sizes.heads;
-        let [rows, columns] = delta.shape().map(|n| n as u32);
-        let [a_batch, a_task, a_head, a_row] = delta.a_steps();
-        let b_bound = b.map(bind).transpose()?.unwrap_or(Bound { buffer: None, offset: 0 });
-        let bound = [bind(a)?, b_bound, bind(&delta.mask)?, bind(&delta.gates)?, bind(out.as_ref())?];
-        let params = DeltaParams {
-            a_offset: bound[0].offset,
-            a_strides: [index(a_batch)?, index(a_task)?, index(a_head)?, index(a_row)?],
-            b_offset: bound[1].offset,
-            b_strides: b.map(strides).transpose()?.unwrap_or([0; 3]),
-            mask_offset: bound[2].offset,
-            gates_offset: bound[3].offset,
-            delta_offset: bound[4].offset,
-            pairs: pairs as u32,
-            tasks: delta.tasks() as u32,
-            heads: sizes.heads as u32,
-            rows,
-            columns,
-            products: b.is_some().into(),
-            keep_others: delta.keep_others.into(),
-            chosen: delta.among as u32,
-            times_gate: delta.times_gate.into(),
-        };
-        self.launch(&kernels::DELTA_WGSL, pairs, bound, params)
+        super::gpu::delta(sizes, delta, out)
     }
 
     fn gate_backward(
@@ -318,11 +226,6 @@ impl Steps for WgpuSteps<'_> {
 
 fn invocations_to_workgroups(invocations: usize, kernel: &WgslKernel) -> usize {
     invocations.div_ceil(kernel.workgroup[0] as usize)
-}
-
-/// Strides of batch, head and row.
-fn strides(view: &TensorRef<'_>) -> Result<[u32; 3]> {
-    Ok([step(view, 0)?, step(view, 1)?, step(view, 2)?])
 }
 
 fn step(view: &TensorRef<'_>, dimension: usize) -> Result<u32> {

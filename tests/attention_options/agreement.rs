@@ -13,7 +13,7 @@ use gatewarp::{Backend, DType, Device, Error};
 use proptest::strategy::Strategy;
 
 /// Compares element by element: the class of each, then the difference.
-fn close(what: &str, got: &[f64], want: &[f64], allowed: impl Fn(usize) -> f64) -> Result<(), String> {
+pub fn close(what: &str, got: &[f64], want: &[f64], allowed: impl Fn(usize) -> f64) -> Result<(), String> {
     if got.len() != want.len() {
         return Err(format!("{what}: {} elements, expected {}", got.len(), want.len()));
     }

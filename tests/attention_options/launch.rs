@@ -6,9 +6,9 @@ use crate::support::guarded::{Inner, random_layout};
 use crate::support::oracle_attention::{General, Score as OracleScore, Table};
 use crate::support::random::Random;
 use gatewarp::attention::{
-    AttentionGradientViews, AttentionOptions, AttentionSaved, Dropout, QueryOffset, Score, Seed, Sequences,
-    Window, Workspace, attention_backward_into, attention_backward_workspace, attention_forward_into,
-    attention_forward_workspace,
+    AttentionGradientViews, AttentionOptions, AttentionRow, AttentionSaved, Dropout, QueryOffset, Score,
+    Seed, Sequences, Window, Workspace, attention_backward_into, attention_backward_workspace,
+    attention_entropy, attention_forward_into, attention_forward_workspace, attention_weights,
 };
 use gatewarp::{DType, Device, Layout, Tensor, TensorRef};
 
@@ -51,6 +51,36 @@ pub struct GradientRun {
     pub dalibi: Vec<f64>,
     pub dw: Vec<f64>,
     pub dscale: Vec<f64>,
+}
+
+/// A workspace between guards.
+struct Guards {
+    memory: Tensor,
+    bytes: usize,
+}
+
+impl Guards {
+    const BYTE: u8 = 0xa5;
+    const BEFORE: usize = 77;
+
+    fn view(this: &mut Option<Self>) -> gatewarp::Result<Workspace<'_>> {
+        match this {
+            None => Ok(Workspace::Allocate),
+            Some(Self { memory, bytes }) => {
+                memory.view_mut().narrow(0, Self::BEFORE, *bytes).map(Workspace::Given)
+            }
+        }
+    }
+
+    fn check(this: &Option<Self>) -> Result<(), String> {
+        let Some(Self { memory, bytes }) = this else { return Ok(()) };
+        let all = memory.to_vec::<u8>().map_err(|error| error.to_string())?;
+        let mut beside = all[..Self::BEFORE].iter().chain(&all[Self::BEFORE + bytes..]);
+        match beside.position(|&byte| byte != Self::BYTE) {
+            None => Ok(()),
+            Some(at) => Err(format!("guard {at} of a workspace of {bytes} bytes was written")),
+        }
+    }
 }
 
 /// Rows of samples end to end instead of in slots of equal size: which dense rows, per head, are the packed ones.
@@ -263,12 +293,15 @@ impl<'a> Launch<'a> {
         )
     }
 
-    /// Whether this case brings its own workspace.
-    fn workspace(&self, bytes: gatewarp::Result<usize>) -> gatewarp::Result<Option<Tensor>> {
-        match self.case.seed % 4 {
-            0 => Tensor::zeros(self.device, DType::U8, &[bytes?]).map(Some),
-            _ => Ok(None),
+    /// The workspace that this case brings, if it does: guards around it, and no boundary where it starts.
+    fn workspace(&self, bytes: gatewarp::Result<usize>) -> gatewarp::Result<Option<Guards>> {
+        if !self.case.seed.is_multiple_of(4) {
+            return Ok(None);
         }
+        let bytes = bytes?;
+        let memory = vec![Guards::BYTE; Guards::BEFORE + bytes + Guards::BEFORE];
+        let memory = Tensor::from_slice(self.device, &memory, &[memory.len()])?;
+        Ok(Some(Guards { memory, bytes }))
     }
 
     /// A forward pass, whatever comes of it.
@@ -278,10 +311,10 @@ impl<'a> Launch<'a> {
         let lse_layout = random_layout(&self.rows_shape(), Inner::Free, &mut Random::new(self.case.seed, 12));
         let mut lse = Output::new(self.device, self.accumulator(), lse_layout);
         let mut memory = self.workspace(attention_forward_workspace(&q, &k, &v, &options))?;
-        let workspace =
-            memory.as_mut().map_or(Workspace::Allocate, |memory| Workspace::Given(memory.view_mut()));
+        let workspace = Guards::view(&mut memory)?;
         attention_forward_into(&q, &k, &v, &options, &mut o.view_mut(), &mut lse.view_mut(), workspace)?;
         self.device.synchronize()?;
+        assert_eq!(Guards::check(&memory), Ok(()), "forward");
         Ok((o, lse))
     }
 
@@ -294,6 +327,29 @@ impl<'a> Launch<'a> {
             lse_values = packing.unpack(&lse_values, 1);
         }
         Ok(ForwardRun { o: o_values, lse: lse_values, memory: (o, lse) })
+    }
+
+    /// Weights of `rows`, `[rows, key slots]`, and the entropy of every row, dense, absent rows 0.
+    pub fn look(&self, saved: &ForwardRun, rows: &[AttentionRow]) -> Result<(Vec<f64>, Vec<f64>), String> {
+        let (q, k, lse, options) = (self.q.view(), self.k.view(), saved.memory.1.view(), self.options());
+        let say = |error: gatewarp::Error| format!("{}: looking: {error}", self.device.name());
+        let values = |tensor: Tensor| -> gatewarp::Result<Vec<f64>> {
+            Ok(match tensor.dtype() {
+                DType::F64 => tensor.to_vec::<f64>()?,
+                _ => tensor.to_vec::<f32>()?.into_iter().map(f64::from).collect(),
+            })
+        };
+        let weights = attention_weights(&q, &k, &lse, &options, rows).map_err(say)?;
+        if weights.shape() != [rows.len(), self.problem.kv_slots] {
+            return Err(format!("weights have shape {:?}", weights.shape()));
+        }
+        let weights = values(weights).map_err(say)?;
+        let entropy = attention_entropy(&q, &k, &lse, &options).and_then(values).map_err(say)?;
+        let entropy = match self.packings() {
+            Some((packing, _)) => packing.unpack(&entropy, 1),
+            None => entropy,
+        };
+        Ok((weights, entropy))
     }
 
     /// A backward pass for every gradient there is.
@@ -335,10 +391,10 @@ impl<'a> Launch<'a> {
         };
         let say = |error: gatewarp::Error| format!("{}: backward: {error}", self.device.name());
         let mut memory = self.workspace(attention_backward_workspace(&q, &k, &v, &options)).map_err(say)?;
-        let workspace =
-            memory.as_mut().map_or(Workspace::Allocate, |memory| Workspace::Given(memory.view_mut()));
+        let workspace = Guards::view(&mut memory).map_err(say)?;
         attention_backward_into(&q, &k, &v, &grads, &options, views, workspace).map_err(say)?;
         self.device.synchronize().map_err(say)?;
+        Guards::check(&memory)?;
 
         let optional =
             |what: &str, output: &Option<Output>| output.as_ref().map_or(Ok(Vec::new()), |o| o.read(what));

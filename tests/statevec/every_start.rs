@@ -358,3 +358,35 @@ fn reported(what: &str, device: &Device) -> Result<(), String> {
         other => Err(format!("{what} was reported as {other:?}")),
     }
 }
+
+/// The plan says how many launches a gradient takes, one while a state stays on the chip, and what each moves.
+pub fn the_way_back_is_explained(device: &TestDevice) -> Result<(), String> {
+    if device.backend() != Backend::Cpu {
+        // Says the same wherever it is asked.
+        return Ok(());
+    }
+    for n in [1usize, 7, 12, 13] {
+        let text = circuit(n).map_err(say)?.compile().map_err(say)?.explain();
+        let wrong = |what: &str| Err(format!("{n} qubits, {what}:\n{text}"));
+        let mut lines = text.lines().skip_while(|line| !line.contains("the gradient from one of the states"));
+        let Some(head) = lines.next() else { return wrong("no gradient") };
+        let words: Vec<&str> = head.split_whitespace().collect();
+        let count = words.iter().position(|&word| word == "launch(es)").map(|at| words[at - 1]);
+        let Some(count) = count.and_then(|count| count.parse::<usize>().ok()) else {
+            return wrong("no number of launches");
+        };
+        let launches: Vec<&str> = lines.take_while(|line| line.starts_with("  launch ")).collect();
+        if launches.len() != count || (count == 1) != (n <= 12) {
+            return wrong("a launch too many or too few");
+        }
+        if !launches.iter().all(|line| line.contains("bytes loaded") && line.contains("stored")) {
+            return wrong("a launch without its bytes");
+        }
+    }
+    let once = Circuit::new(1).map_err(say)?.unitary(&[0], &[C::new(2.0, 0.0); 4]).map_err(say)?.clone();
+    let text = once.compile().map_err(say)?.explain();
+    if text.contains("the gradient from") {
+        return Err(format!("a way back over a matrix that is not unitary:\n{text}"));
+    }
+    Ok(())
+}

@@ -38,6 +38,7 @@ static TESTS: &[Test] = &[
     Test::new("every_start_at_every_size", every_start::every_start_at_every_size),
     Test::new("there_and_back_from_every_start", every_start::there_and_back_from_every_start),
     Test::new("starts_do_not_see_their_batch", every_start::starts_do_not_see_their_batch),
+    Test::new("the_way_back_is_explained", every_start::the_way_back_is_explained),
     Test::new("bad_starts_are_typed_errors", starts::bad_starts_are_typed_errors),
     Test::new("circuits_survive_as_bytes", starts::circuits_survive_as_bytes),
     Test::new("double_precision_is_double", precision::double_precision_is_double),

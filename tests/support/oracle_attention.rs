@@ -345,6 +345,20 @@ impl General {
         Row { keys, lse, growth, sink: sink.map_or(0.0, |sink| exponential(sink) / total) }
     }
 
+    /// The weight of every key slot in a row, and the row's entropy −Σ p·ln p; terms are what one rounding of a score changes.
+    pub fn looking(&self, b: usize, h: usize, i: usize) -> (Summed, Summed) {
+        let (mut weights, mut entropy) = (Summed::zeros(self.kv_slots), Summed::zeros(1));
+        if i < self.q_len[b] {
+            let row = self.softmax(b, h, i);
+            for Seen { key, p, .. } in row.keys {
+                let log = if p > 0.0 { p.ln() } else { 0.0 };
+                weights.add(key, p, row.growth * (p + FLUSHED));
+                entropy.add(0, -p * log, row.growth * (p + FLUSHED) * (1.0 + log.abs()));
+            }
+        }
+        (weights, entropy)
+    }
+
     /// Every (sample, head, query) there is.
     pub fn rows(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
         let heads = move |b: usize| (0..self.q_heads).map(move |h| (b, h));

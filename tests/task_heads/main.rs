@@ -16,6 +16,7 @@ mod projection;
 mod refusals;
 mod skipping;
 mod statistics;
+mod types;
 mod want;
 
 use std::process::ExitCode;
@@ -62,6 +63,11 @@ static TESTS: &[Test] = &[
     ),
     Test::new("no_task_at_all", every_task_laws::no_task_at_all),
     Test::new("bad_every_task_arguments_are_refused", every_task_laws::bad_every_task_arguments_are_refused),
+    Test::new("gated_types_and_layouts_are_attention", types::gated_types_and_layouts_are_attention),
+    Test::new(
+        "other_types_are_refused_before_anything_runs",
+        types::other_types_are_refused_before_anything_runs,
+    ),
     Test::new("bad_host_ids_are_refused", refusals::bad_host_ids_are_refused),
     Test::alone("a_bad_device_id_spoils_its_sample_alone", refusals::a_bad_device_id_spoils_its_sample_alone),
     Test::new("constant_gates_have_no_gradient", refusals::constant_gates_have_no_gradient),

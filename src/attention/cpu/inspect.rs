@@ -173,8 +173,8 @@ fn weights_of<T: Real>(problem: &Problem<'_>, lse: &TensorRef<'_>, rows: &[Atten
     let work = (rows.len() * slots).saturating_mul(problem.head_dim) as u64;
     for_each(places.len(), work, |index, scratch| {
         let AttentionRow { sample, head, query } = rows[index];
-        // Rows beyond a packed sample's own length have no weights.
-        if query < call.samples[sample].q_len {
+        // Rows beyond a packed sample's own length, and of pairs that do not take part, have no weights.
+        if query < call.samples[sample].q_len && call.pairs.binary_search(&(sample, head)).is_ok() {
             let mut place = places[index].lock().unwrap_or_else(PoisonError::into_inner);
             let found = Found::Weights { out: &mut place, slots };
             tile(&call, &lse, (sample, head), (query, 1), found, scratch);

@@ -3,12 +3,12 @@
 use super::general::{Call, SPAN, kernels, plan, table_argument};
 use super::scratch::Scratch;
 use super::{LENGTH_LIMIT, Strides, address, grid, ids_argument, strides};
+use crate::attention::append::Append;
 use crate::attention::options::Workspace;
 use crate::attention::problem::Problem;
 use crate::device::Backend;
 use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
-use crate::ids::Ids;
 use crate::manifest::attention::general::{APPEND, APPEND_PARAMS, BACKWARD_ROWS, INSPECT_PARAMS};
 use crate::tensor::{Tensor, TensorRef};
 use bytemuck::{Pod, Zeroable};
@@ -122,21 +122,6 @@ fn unit(a: &TensorRef<'_>, b: &TensorRef<'_>) -> usize {
             && (layout.shape()[3] * size).is_multiple_of(unit)
     };
     [16, 8, 4].into_iter().find(|&unit| unit >= size && fits(a, unit) && fits(b, unit)).unwrap_or(size)
-}
-
-/// What attention_append is given, validated but for what only the device sees.
-pub(in crate::attention) struct Append<'a> {
-    pub(in crate::attention) op: &'static str,
-    /// `[batch, heads, slots, ·]`, or pages `[pages, heads, page rows, ·]`.
-    pub(in crate::attention) k_cache: &'a TensorRef<'a>,
-    pub(in crate::attention) v_cache: &'a TensorRef<'a>,
-    /// `[batch, heads, new, ·]`.
-    pub(in crate::attention) k: &'a TensorRef<'a>,
-    pub(in crate::attention) v: &'a TensorRef<'a>,
-    pub(in crate::attention) kv_len: &'a Ids<'a>,
-    pub(in crate::attention) table: Option<&'a Ids<'a>>,
-    /// Key slots of a sample.
-    pub(in crate::attention) slots: usize,
 }
 
 /// Row n of sample b becomes key `kv_len[b] + n`. The caches are borrowed exclusively by the caller.

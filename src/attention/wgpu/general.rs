@@ -3,13 +3,16 @@
 //! Everything small (lengths, slopes, sinks, weights, page tables, masks as bits, row scales, what backward needs of each row)
 //! is packed into one buffer, the plan, by kernels of its own, because a shader may bind eight buffers.
 
+mod inspect;
 mod places;
 mod records;
+mod sums;
 
+use super::scratch;
 use super::{INVOCATIONS, KIND_CONSTANT, KIND_NONE, TILE, buffer, buffers, limited};
 use crate::attention::problem::{Offset, Storage};
 use crate::attention::{Backward, Forward, Problem, Score, Seed, Window};
-use crate::device::wgpu::{WgpuBuffer, WgpuDevice, Workspace};
+use crate::device::wgpu::{Binding, WgpuDevice, Workspace};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ids::Ids;
@@ -17,9 +20,12 @@ use crate::manifest::WgslKernel;
 use crate::manifest::attention::general_wgsl as kernels;
 use crate::tensor::TensorRef;
 use bytemuck::Zeroable;
-pub(super) use places::{BACKWARD_ROW_WORDS, forward_row_words, is_split, workspace};
-use places::{MaskShape, Places, lines, partials, parts};
-use records::{MaskParams, PackParams, Params, PlanParams, SumParams, WORDS, ZEROS, flag, want};
+pub(in crate::attention) use inspect::{append, entropy, weights};
+#[cfg(test)]
+pub(super) use places::plan_bytes;
+use places::{MaskShape, Places, forward_row_words, lines, partials, parts};
+pub(super) use places::{forward_parts, is_split, sum_bytes};
+use records::{MaskParams, PackParams, Params, PlanParams, WORDS, ZEROS, flag, want};
 
 /// Columns of an output that one workgroup computes: of the additive score's gradients, and of every other.
 const ADDITIVE_COLUMNS: usize = 32;
@@ -39,13 +45,6 @@ const PART_WORDS: usize = 3;
 const NOWHERE: u32 = u32::MAX;
 /// Sides of a window are cut to this: positions and keys are below 2³⁰.
 const FAR: i64 = (1 << 30) - 2;
-
-/// A sum over lists of rows: `count` terms `step` words apart.
-#[derive(Clone, Copy)]
-struct Terms {
-    count: usize,
-    step: usize,
-}
 
 /// A call on its device.
 struct Call<'a> {
@@ -68,6 +67,12 @@ pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut For
     let [q, k, v, bias] =
         buffers([Some(&problem.q), Some(&problem.k), Some(&problem.v), problem.bias.as_ref()])?;
     let [o, lse] = buffers([Some(o), Some(lse)])?;
+    let (splits, rows) = parts(problem);
+    if is_split(problem) {
+        this.limited("tiles of one call", work.saturating_mul(splits), 1 << 31)?;
+        this.limited("words of parts", rows.saturating_mul(problem.value_dim), 1 << 30)?;
+    }
+    let [memory, stats] = scratch::parts(device, problem.op, &call.workspace, forward_parts(problem))?;
     let plan = this.plan()?;
     if let Some(heads) = &problem.heads {
         let [b, h, rows] = problem.lse_shape();
@@ -75,19 +80,14 @@ pub(super) fn forward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut For
         this.params.flags |= flag::ROW_SCALE;
     }
     if !is_split(problem) {
-        return this.launch(&kernels::FORWARD, &[q, k, v, bias, plan.buffer(), o, lse], work);
+        return this.launch(&kernels::FORWARD, &[q, k, v, bias, plan.binding(), o, lse], work);
     }
-    let (splits, rows) = parts(problem);
-    let work = this.limited("tiles of one call", work.saturating_mul(splits), 1 << 31)?;
-    let words = this.limited("words of parts", rows.saturating_mul(problem.value_dim), 1 << 30)?;
-    let memory = device.workspace(4 * words)?;
-    let stats = device.workspace(4 * PART_WORDS * rows)?;
     (this.params.chunk, this.params.splits) = (CHUNK as u32, splits as u32);
     let out_kind = std::mem::take(&mut this.params.out_kind);
-    let bindings = [q, k, v, bias, plan.buffer(), memory.buffer(), stats.buffer()];
-    this.launch(&kernels::FORWARD, &bindings, work)?;
+    let bindings = [q, k, v, bias, plan.binding(), memory.binding(), stats.binding()];
+    this.launch(&kernels::FORWARD, &bindings, work * splits)?;
     this.params.out_kind = out_kind;
-    let bindings = [memory.buffer(), stats.buffer(), plan.buffer(), o, lse];
+    let bindings = [memory.binding(), stats.binding(), plan.binding(), o, lse];
     this.launch(&kernels::COMBINE, &bindings, this.pairs * problem.q_len)
 }
 
@@ -110,19 +110,20 @@ pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Ba
     let [q, k, v, bias] = buffers(inputs)?;
     let [o, lse, grad_o] = buffers([Some(&saved.o), Some(&saved.lse), Some(&saved.grad_o)])?;
     let [grad_lse, row_scale] = buffers([saved.grad_lse.as_ref(), row_scale])?;
-    let plan = this.plan()?;
-    this.clear(&plan, this.places.rows, ROW_WORDS * this.lines)?;
-    let row_work = this.limited("query rows", this.pairs.saturating_mul(problem.q_len), 1 << 31)?;
-    let bindings = [o, grad_o, lse, grad_lse, row_scale, plan.buffer()];
-    this.launch(&kernels::ROWS, &bindings, row_work.div_ceil(INVOCATIONS))?;
-
     let additive = matches!(problem.score, Score::Additive { .. });
     let summed =
         [&gradients.dalibi, &gradients.dscale, &gradients.drow_scale].iter().any(|view| view.is_some());
     let dq = gradients.dq.as_ref().map(|view| view.as_ref());
     let of_q = dq.is_some() || summed || gradients.dw.is_some();
+    let sizes = [if of_q { sum_bytes(problem) } else { 0 }];
+    let [sums] = scratch::parts(device, problem.op, &call.workspace, sizes)?;
+    let plan = this.plan()?;
+    this.clear(plan.binding(), this.places.rows, ROW_WORDS * this.lines)?;
+    let row_work = this.limited("query rows", this.pairs.saturating_mul(problem.q_len), 1 << 31)?;
+    let bindings = [o, grad_o, lse, grad_lse, row_scale, plan.binding()];
+    this.launch(&kernels::ROWS, &bindings, row_work.div_ceil(INVOCATIONS))?;
+
     let sum_words = SUMS * this.lines + partials(problem);
-    let sums = device.workspace(if of_q { 4 * sum_words } else { 0 })?;
     if of_q {
         this.params.want = if dq.is_some() { want::DQ } else { 0 };
         this.params.want |= if summed { want::SUMS } else { 0 };
@@ -136,10 +137,10 @@ pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Ba
             this.params.out = this.view(dq)?;
         }
         if summed || gradients.dw.is_some() {
-            this.clear(&sums, 0, sum_words)?;
+            this.clear(sums.binding(), 0, sum_words)?;
         }
         let [dq] = buffers([dq])?;
-        let bindings = [q, k, v, bias, plan.buffer(), grad_o, dq, sums.buffer()];
+        let bindings = [q, k, v, bias, plan.binding(), grad_o, dq, sums.binding()];
         this.launch(&kernels::BACKWARD_Q, &bindings, work)?;
     }
     let by_keys = [(&gradients.dk, want::DK, problem.head_dim), (&gradients.dv, want::DV, problem.value_dim)];
@@ -150,15 +151,15 @@ pub(super) fn backward(device: &WgpuDevice, problem: &Problem<'_>, call: &mut Ba
         let work = this.work(this.kv_pairs, problem.kv_slots, columns, width)?;
         this.params.out = this.view(out)?;
         let [out] = buffers([Some(out)])?;
-        this.launch(&kernels::BACKWARD_KV, &[q, k, v, bias, plan.buffer(), grad_o, out], work)?;
+        this.launch(&kernels::BACKWARD_KV, &[q, k, v, bias, plan.binding(), grad_o, out], work)?;
     }
     if let Some(dbias) = gradients.dbias.as_ref().map(|view| view.as_ref()) {
-        this.bias_gradient(dbias, [q, k, v, bias, plan.buffer(), grad_o])?;
+        this.bias_gradient(dbias, [q, k, v, bias, plan.binding(), grad_o])?;
     }
     if let Some(drow_scale) = gradients.drow_scale.as_ref().map(|view| view.as_ref()) {
         this.params.out = this.view(drow_scale)?;
         let [out] = buffers([Some(drow_scale)])?;
-        let bindings = [sums.buffer(), plan.buffer(), out];
+        let bindings = [sums.binding(), plan.binding(), out];
         this.launch(&kernels::SCATTER, &bindings, row_work.div_ceil(INVOCATIONS))?;
     }
     this.sums(call, &plan, &sums)
@@ -311,11 +312,11 @@ impl<'a> Call<'a> {
     fn launch(
         &self,
         kernel: &'static WgslKernel,
-        bindings: &[Option<&WgpuBuffer>],
+        bindings: &[Option<Binding<'_>>],
         work: usize,
     ) -> Result<()> {
         let params = bytemuck::bytes_of(&self.params);
-        self.device.launch(kernel, bindings, params, [self.workgroups(work), 1, 1])
+        self.device.launch_parts(kernel, bindings, params, [self.workgroups(work), 1, 1])
     }
 
     /// Copies a tensor of up to three dimensions, seen as `shape`, to place `to` of the plan.
@@ -334,13 +335,13 @@ impl<'a> Call<'a> {
         let step = |i: usize| (i + rank).checked_sub(3).map_or(0, |i| layout.step(i));
         let source = [layout.offset(), step(0), step(1), step(2)].map(|n| n as u32);
         let [source_buffer] = buffers([Some(tensor)])?;
-        self.pack_words(plan, source_buffer, shape, kind, source, to)
+        self.pack_words(plan.binding(), source_buffer, shape, kind, source, to)
     }
 
     fn pack_words(
         &self,
-        plan: &Workspace<'_>,
-        source_buffer: Option<&WgpuBuffer>,
+        memory: Option<Binding<'_>>,
+        source_buffer: Option<Binding<'_>>,
         shape: [usize; 3],
         kind: u32,
         source: [u32; 4],
@@ -350,11 +351,11 @@ impl<'a> Call<'a> {
         let shape = shape.map(|n| n as u32);
         let params = PackParams { shape, kind, source, to: to as u32, unused: [0; 3] };
         let groups = self.workgroups(count.div_ceil(INVOCATIONS));
-        let bindings = [source_buffer, plan.buffer()];
-        self.device.launch(&kernels::PACK, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
+        let bindings = [source_buffer, memory];
+        self.device.launch_parts(&kernels::PACK, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
     }
 
-    fn clear(&self, memory: &Workspace<'_>, to: usize, words: usize) -> Result<()> {
+    fn clear(&self, memory: Option<Binding<'_>>, to: usize, words: usize) -> Result<()> {
         self.pack_words(memory, None, [1, 1, words], ZEROS, [0; 4], to)
     }
 
@@ -376,8 +377,8 @@ impl<'a> Call<'a> {
         };
         let [mask] = buffers([Some(mask)])?;
         let groups = self.workgroups(tiles.div_ceil(2));
-        let bindings = [mask, plan.buffer()];
-        self.device.launch(&kernels::PACK_MASK, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
+        let bindings = [mask, plan.binding()];
+        self.device.launch_parts(&kernels::PACK_MASK, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
     }
 
     /// Queues what fills the plan.
@@ -397,7 +398,7 @@ impl<'a> Call<'a> {
         if let Some(Seed::Device(seed)) = problem.dropout.as_ref().map(|dropout| &dropout.seed) {
             let first = 2 * self.limited("elements of one buffer", seed.layout().offset(), 1 << 30)?;
             let [source] = buffers([Some(seed)])?;
-            self.pack_words(&plan, source, [1, 1, 4], WORDS, [first as u32, 0, 0, 1], places.seed)?;
+            self.pack_words(plan.binding(), source, [1, 1, 4], WORDS, [first as u32, 0, 0, 1], places.seed)?;
         }
         if let Some(mask) = &problem.mask {
             self.pack_mask(&plan, mask)?;
@@ -477,11 +478,11 @@ impl<'a> Call<'a> {
             heads.map(|heads| &heads.kv_order),
             heads.map(|heads| &heads.active),
         ])?;
-        let status = Some(self.device.status());
-        let bindings = [lengths, offsets, counts, order, kv_order, active, plan.buffer(), status];
+        let status = Some(self.device.status().into());
+        let bindings = [lengths, offsets, counts, order, kv_order, active, plan.binding(), status];
         let entries = problem.batch.max(self.pairs).max(self.kv_pairs).max(1);
         let groups = self.workgroups(entries.div_ceil(INVOCATIONS));
-        self.device.launch(&kernels::PLAN, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
+        self.device.launch_parts(&kernels::PLAN, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
     }
 
     /// (first element, step) of a list of ids; elements of eight bytes are two words.
@@ -491,7 +492,7 @@ impl<'a> Call<'a> {
         Ok([layout.offset() as u32, layout.step(0) as u32])
     }
 
-    fn bias_gradient(&mut self, dbias: &TensorRef<'_>, inputs: [Option<&WgpuBuffer>; 6]) -> Result<()> {
+    fn bias_gradient(&mut self, dbias: &TensorRef<'_>, inputs: [Option<Binding<'_>>; 6]) -> Result<()> {
         // Tiles of lines and columns; a dimension of 1 is one line, column, head or sample.
         let parts = [1, 1, TILE, TILE];
         let (mut whole, mut work) = (0, 1usize);
@@ -506,78 +507,6 @@ impl<'a> Call<'a> {
         let [out] = buffers([Some(dbias)])?;
         let [q, k, v, bias, plan, grad_o] = inputs;
         self.launch(&kernels::BIAS, &[q, k, v, bias, plan, grad_o, out], work)
-    }
-
-    /// Gradients that are sums over rows.
-    fn sums(&self, call: &Backward<'_>, plan: &Workspace<'_>, sums: &Workspace<'_>) -> Result<()> {
-        let problem = self.problem;
-        let [batch, heads, rows] = problem.lse_shape();
-        let gradients = &call.gradients;
-        let over = |words: usize| {
-            let outer = Terms { count: batch, step: words * heads * rows };
-            (outer, Terms { count: rows, step: words }, words * rows)
-        };
-        if let Some(out) = &gradients.dalibi {
-            let (outer, inner, head) = over(SUMS);
-            self.sum(sums, out.as_ref(), [1, heads], [1, head, 0], [outer, inner], 1.0)?;
-        }
-        if let Some(out) = &gradients.dsinks {
-            let (outer, inner, head) = over(ROW_WORDS);
-            self.sum(plan, out.as_ref(), [1, heads], [self.places.rows + 3, head, 0], [outer, inner], 1.0)?;
-        }
-        if let Some(out) = &gradients.dscale {
-            // The kernels derive by the factor of the square, −gamma.
-            let factor = if matches!(problem.score, Score::Gaussian { .. }) { -1.0 } else { 1.0 };
-            let terms = [Terms { count: 1, step: 0 }, Terms { count: self.lines, step: SUMS }];
-            self.sum(sums, out.as_ref(), [1, 1], [2, 0, 0], terms, factor)?;
-        }
-        if let Some(out) = gradients.dw.as_ref().map(|view| view.as_ref()) {
-            let (dim, tiles) = (problem.head_dim, problem.q_len.div_ceil(TILE));
-            let inner = Terms { count: tiles, step: dim };
-            let first = SUMS * self.lines;
-            if out.shape().len() == 2 {
-                let outer = Terms { count: problem.batch, step: heads * tiles * dim };
-                self.sum(sums, out, [heads, dim], [first, tiles * dim, 1], [outer, inner], 1.0)?;
-            } else {
-                let outer = Terms { count: self.pairs, step: tiles * dim };
-                self.sum(sums, out, [1, dim], [first, 0, 1], [outer, inner], 1.0)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// out[i, j] = factor · Σ Σ source[first + i·step + j·step + …]. For a list of heads, `shape` is `[1, heads]`.
-    fn sum(
-        &self,
-        source: &Workspace<'_>,
-        out: &TensorRef<'_>,
-        shape: [usize; 2],
-        steps: [usize; 3],
-        terms: [Terms; 2],
-        factor: f32,
-    ) -> Result<()> {
-        let layout = out.layout();
-        self.limited("elements of one buffer", layout.end(), u32::MAX as usize)?;
-        let (rows, row) =
-            if out.shape().len() == 2 { (layout.step(0), layout.step(1)) } else { (0, layout.step(0)) };
-        // A list of heads steps by its first step, the weights by both.
-        let (first, a, b) = (steps[0], steps[1], steps[2]);
-        let (a, b) = if b == 0 { (0, a) } else { (a, b) };
-        let params = SumParams {
-            shape: [1, shape[0] as u32, shape[1] as u32, 0],
-            steps: [first as u32, 0, a as u32, b as u32],
-            out: [layout.offset() as u32, 0, rows as u32, row as u32],
-            outer: terms[0].count as u32,
-            outer_step: terms[0].step as u32,
-            inner: terms[1].count as u32,
-            inner_step: terms[1].step as u32,
-            factor,
-            unused: [0; 3],
-        };
-        let [out] = buffers([Some(out)])?;
-        let groups = self.workgroups(shape[0] * shape[1]);
-        let bindings = [source.buffer(), out];
-        self.device.launch(&kernels::SUM, &bindings, bytemuck::bytes_of(&params), [groups, 1, 1])
     }
 }
 

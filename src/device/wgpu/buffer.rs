@@ -41,7 +41,7 @@ impl WgpuBuffer {
         }
         let descriptor =
             wgpu::BufferDescriptor { label: None, size, usage: USAGE, mapped_at_creation: false };
-        let (raw, error) = core.scoped(|| core.device.create_buffer(&descriptor));
+        let (raw, error) = core.scoped(|| core.create_buffer(&descriptor));
         match error {
             None => Ok(Self::wrap(core.clone(), raw, bytes)),
             Some(wgpu::Error::OutOfMemory { .. }) => {
@@ -156,6 +156,11 @@ impl<'a> Workspace<'a> {
     pub(crate) fn buffer(&self) -> Option<&WgpuBuffer> {
         self.buffer.as_ref()
     }
+
+    /// All of it, for a launch.
+    pub(crate) fn binding(&self) -> Option<Binding<'_>> {
+        self.buffer().map(Binding::from)
+    }
 }
 
 impl Drop for Workspace<'_> {
@@ -169,7 +174,40 @@ impl Drop for Workspace<'_> {
     }
 }
 
+/// What a launch binds: a buffer, or a part of one.
+#[derive(Clone, Copy)]
+pub(crate) struct Binding<'a> {
+    pub(super) buffer: &'a WgpuBuffer,
+    /// First byte and bytes of a part.
+    pub(super) part: Option<(u64, u64)>,
+}
+
+impl<'a> Binding<'a> {
+    /// `bytes` bytes, whole words, from byte `offset`, a multiple of 256 (no device asks for more).
+    pub(crate) fn part(buffer: &'a WgpuBuffer, offset: u64, bytes: u64) -> Self {
+        Self { buffer, part: Some((offset, bytes)) }
+    }
+
+    /// First byte and end.
+    pub(super) fn range(&self) -> (u64, u64) {
+        self.part
+            .map_or((0, self.buffer.raw.size()), |(offset, bytes)| (offset, offset.saturating_add(bytes)))
+    }
+}
+
+impl<'a> From<&'a WgpuBuffer> for Binding<'a> {
+    fn from(buffer: &'a WgpuBuffer) -> Self {
+        Self { buffer, part: None }
+    }
+}
+
 impl Core {
+    /// Every buffer is made here, and counted.
+    pub(super) fn create_buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> wgpu::Buffer {
+        self.buffers.fetch_add(1, Ordering::Relaxed);
+        self.device.create_buffer(descriptor)
+    }
+
     /// Copies `out.len()` bytes from byte `offset` of `source`, and the status words, in one wait.
     pub(super) fn read_back(
         &self,
@@ -184,7 +222,7 @@ impl Core {
         let (staging, error) = match staging {
             Some(buffer) => (buffer, None),
             None => self.scoped(|| {
-                self.device.create_buffer(&wgpu::BufferDescriptor {
+                self.create_buffer(&wgpu::BufferDescriptor {
                     label: Some("read-back"),
                     size: STAGING_BYTES,
                     usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,

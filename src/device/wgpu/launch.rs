@@ -1,6 +1,6 @@
 //! The one launch path: pipelines made once per manifest row, every launch checked against its row, launches batched.
 
-use super::{Core, WgpuBuffer, buffer, launch_error, lock};
+use super::{Binding, Core, buffer, launch_error, lock};
 use crate::device::Backend;
 use crate::error::{Error, Result};
 use crate::manifest::{Access, WGSL_ENTRY_POINT, WgslKernel};
@@ -56,7 +56,7 @@ impl Core {
     pub(super) fn launch(
         &self,
         kernel: &'static WgslKernel,
-        bindings: &[Option<&WgpuBuffer>],
+        bindings: &[Option<Binding<'_>>],
         params: &[u8],
         workgroups: [u32; 3],
     ) -> Result<()> {
@@ -111,14 +111,24 @@ impl Core {
     fn entries<'a>(
         &self,
         pipeline: &'a Pipeline,
-        bindings: &[Option<&'a WgpuBuffer>],
+        bindings: &[Option<Binding<'a>>],
         uniforms: &'a wgpu::Buffer,
         offset: u64,
         params: u64,
     ) -> Vec<wgpu::BindGroupEntry<'a>> {
         let storage = bindings.iter().zip(&pipeline.dummies).enumerate().map(|(i, (bound, dummy))| {
-            let buffer = bound.map_or(dummy, WgpuBuffer::raw);
-            wgpu::BindGroupEntry { binding: i as u32, resource: buffer.as_entire_binding() }
+            let resource = match bound {
+                None => dummy.as_entire_binding(),
+                Some(Binding { buffer, part: None }) => buffer.raw().as_entire_binding(),
+                Some(Binding { buffer, part: Some((offset, bytes)) }) => {
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: buffer.raw(),
+                        offset: *offset,
+                        size: NonZeroU64::new(*bytes),
+                    })
+                }
+            };
+            wgpu::BindGroupEntry { binding: i as u32, resource }
         });
         let uniform = NonZeroU64::new(params).map(|size| wgpu::BindGroupEntry {
             binding: bindings.len() as u32,
@@ -135,7 +145,7 @@ impl Core {
     fn check_arguments(
         &self,
         kernel: &WgslKernel,
-        bindings: &[Option<&WgpuBuffer>],
+        bindings: &[Option<Binding<'_>>],
         params: &[u8],
         workgroups: [u32; 3],
     ) -> Result<()> {
@@ -151,19 +161,32 @@ impl Core {
             return Err(limit(kernel, "workgroups per dimension", most, got));
         }
         let bound = bindings.iter().zip(kernel.bindings);
-        for (i, (buffer, (name, access))) in bound.enumerate() {
-            let Some(buffer) = buffer else { continue };
-            if !buffer.is_on(self) {
+        for (i, (binding, (name, access))) in bound.enumerate() {
+            let Some(binding) = binding else { continue };
+            if !binding.buffer.is_on(self) {
                 return Err(wrong(format!("`{name}` is on another device")));
             }
-            if buffer.raw().size() > self.limits.max_storage_buffer_binding_size {
-                let most = self.limits.max_storage_buffer_binding_size;
-                return Err(limit(kernel, "bytes of one buffer", most, buffer.bytes()));
+            let (start, end) = binding.range();
+            let align = u64::from(self.limits.min_storage_buffer_offset_alignment);
+            let whole = start.is_multiple_of(align) && (end - start).is_multiple_of(4);
+            if !whole || start >= end || end > binding.buffer.raw().size() {
+                let (bytes, all) = (end - start, binding.buffer.raw().size());
+                return Err(wrong(format!("`{name}` is {bytes} bytes from {start} of a buffer of {all}")));
             }
-            // WebGPU: a buffer a dispatch writes is bound once.
+            if end - start > self.limits.max_storage_buffer_binding_size {
+                let most = self.limits.max_storage_buffer_binding_size;
+                return Err(limit(kernel, "bytes of one buffer", most, end - start));
+            }
+            // WebGPU: what a dispatch writes it neither reads from the same buffer, nor writes through two bindings.
             for (other, (other_name, other_access)) in bindings.iter().zip(kernel.bindings).take(i) {
-                let same = other.is_some_and(|other| other.id() == buffer.id());
-                if same && (*access == Access::ReadWrite || *other_access == Access::ReadWrite) {
+                let Some(other) = other.filter(|other| other.buffer.id() == binding.buffer.id()) else {
+                    continue;
+                };
+                let (other_start, other_end) = other.range();
+                let apart = end <= other_start || other_end <= start;
+                let both_written = *access == Access::ReadWrite && *other_access == Access::ReadWrite;
+                let written = *access == Access::ReadWrite || *other_access == Access::ReadWrite;
+                if written && !(both_written && apart) {
                     return Err(wrong(format!(
                         "`{name}` and `{other_name}` are one buffer, and it is written"
                     )));
@@ -247,7 +270,7 @@ impl Core {
             cache: None,
         });
         let dummy = |_: &_| {
-            device.create_buffer(&wgpu::BufferDescriptor {
+            self.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("unused binding"),
                 size: buffer::MIN_BYTES,
                 usage: buffer::USAGE,

@@ -8,7 +8,7 @@ mod launch;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use buffer::{WgpuBuffer, Workspace};
+pub(crate) use buffer::{Binding, WgpuBuffer, Workspace};
 
 use super::{Backend, STATUS_WORDS, Status};
 use crate::error::{Error, Result};
@@ -52,6 +52,8 @@ struct Core {
     /// Set once, by the device-lost callback.
     lost: Arc<OnceLock<String>>,
     launches: AtomicU64,
+    /// Buffers made since the device was opened.
+    buffers: AtomicU64,
 }
 
 /// A panic while a lock was held leaves plain data that is still valid; later calls go on.
@@ -177,6 +179,7 @@ impl WgpuDevice {
             pending,
             lost,
             launches: AtomicU64::new(0),
+            buffers: AtomicU64::new(0),
         });
         let status = WgpuBuffer::wrap(core.clone(), status, STATUS_BYTES as usize);
         let device = Self { core, status, workspaces: Mutex::default() };
@@ -254,6 +257,19 @@ impl WgpuDevice {
         params: &[u8],
         workgroups: [u32; 3],
     ) -> Result<()> {
+        let bindings: Vec<_> = bindings.iter().map(|bound| bound.map(Binding::from)).collect();
+        self.core.launch(kernel, &bindings, params, workgroups)
+    }
+
+    /// As [`launch`](Self::launch), of buffers or parts of them. Parts of one buffer may be bound several times if all are read,
+    /// or all are written and no two overlap: WebGPU has no more.
+    pub(crate) fn launch_parts(
+        &self,
+        kernel: &'static WgslKernel,
+        bindings: &[Option<Binding<'_>>],
+        params: &[u8],
+        workgroups: [u32; 3],
+    ) -> Result<()> {
         self.core.launch(kernel, bindings, params, workgroups)
     }
 
@@ -267,6 +283,12 @@ impl WgpuDevice {
     #[cfg_attr(not(test), expect(dead_code, reason = "read by tests"))]
     pub(crate) fn launches(&self) -> u64 {
         self.core.launches.load(Ordering::Relaxed)
+    }
+
+    /// Buffers made so far, so that tests can see that a call allocated nothing.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by tests"))]
+    pub(crate) fn buffers(&self) -> u64 {
+        self.core.buffers.load(Ordering::Relaxed)
     }
 }
 

@@ -280,3 +280,43 @@ fn an_adapter_that_is_not_there_is_named() {
         other => panic!("{other:?}"),
     }
 }
+
+const PAIR_SOURCE: &str = "
+struct Params { factor: u32, term: u32 }
+@group(0) @binding(0) var<storage, read_write> one: array<u32>;
+@group(0) @binding(1) var<storage, read_write> other: array<u32>;
+@group(0) @binding(2) var<uniform> params: Params;
+@compute @workgroup_size(1) fn main(@builtin(workgroup_id) id: vec3u) {
+    one[id.x] = params.factor;
+    other[id.x] = params.term;
+}";
+static PAIR: WgslKernel =
+    row("test_pair", PAIR_SOURCE, &[("one", Access::ReadWrite), ("other", Access::ReadWrite)]);
+
+#[test]
+fn parts_of_a_buffer_are_bound_by_themselves() {
+    let Some(device) = device() else { return };
+    let buffer = device.allocate(1024).unwrap();
+    let part = |offset, bytes| Some(Binding::part(&buffer, offset, bytes));
+    let launch = |kernel, one, other| device.launch_parts(kernel, &[one, other], &params(7, 9), [2, 1, 1]);
+    launch(&PAIR, part(256, 8), part(512, 8)).unwrap();
+    let mut want = vec![0; 256];
+    want[64..66].fill(7);
+    want[128..130].fill(9);
+    assert_eq!(words(&buffer), want);
+    // No boundary, no whole words, nothing, beyond the end, overlapping, read beside what is written.
+    let refused = [
+        launch(&PAIR, part(128 + 4, 8), None),
+        launch(&PAIR, part(256, 6), None),
+        launch(&PAIR, part(256, 0), None),
+        launch(&PAIR, part(768, 512), None),
+        launch(&PAIR, part(0, 512), part(256, 256)),
+        launch(&ADD, part(0, 256), part(256, 256)),
+        launch(&PAIR, part(256, 8), Some(Binding::from(&buffer))),
+    ];
+    for (number, outcome) in refused.into_iter().enumerate() {
+        assert!(matches!(outcome, Err(Error::Launch { .. })), "{number}: {outcome:?}");
+    }
+    device.synchronize().unwrap();
+    assert_eq!(words(&buffer), want);
+}

@@ -216,3 +216,49 @@ pub(crate) static SCATTER: WgslKernel = row(
     PARAMS,
     0,
 );
+
+pub(crate) static WEIGHTS: WgslKernel = row(
+    "attention_general_weights",
+    "attention/general_weights.wgsl",
+    kernels!(
+        "random/philox.wgsl",
+        "attention/general_common.wgsl",
+        "attention/general_score.wgsl",
+        "attention/general_weights.wgsl"
+    ),
+    &[
+        ("q", Read),
+        ("k", Read),
+        ("lse", Read),
+        ("bias", Read),
+        ("plan", Read),
+        ("chosen_rows", Read),
+        ("out", ReadWrite),
+    ],
+    PARAMS,
+    TILE,
+);
+
+pub(crate) static ENTROPY: WgslKernel = row(
+    "attention_general_entropy",
+    "attention/general_entropy.wgsl",
+    kernels!(
+        "random/philox.wgsl",
+        "attention/general_common.wgsl",
+        "attention/general_score.wgsl",
+        "attention/general_product.wgsl",
+        "attention/general_entropy.wgsl"
+    ),
+    &[("q", Read), ("k", Read), ("lse", Read), ("bias", Read), ("plan", Read), ("out", ReadWrite)],
+    PARAMS,
+    2 * TILE + 2 * REDUCTION,
+);
+
+pub(crate) static APPEND: WgslKernel = row(
+    "attention_append",
+    "attention/append.wgsl",
+    kernels!("attention/append.wgsl"),
+    &[("cache", ReadWrite), ("fresh", Read), ("kv_len", Read), ("page_table", Read), ("status", ReadWrite)],
+    96,
+    0,
+);

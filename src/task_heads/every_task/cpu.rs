@@ -34,7 +34,7 @@ pub(super) fn spread(
 ) -> Result<()> {
     let &[_, tasks, heads, rows, columns] = y.as_ref().shape() else { return Ok(()) };
     let gates = elements::<f32>(gates)?;
-    let y = RowsMut::new(y)?;
+    let y = RowsMut::<f32>::new(y)?;
     gates.par_iter().with_min_len(PARALLEL_ELEMENTS.div_ceil(rows * columns)).enumerate().for_each(
         |(at, &gate)| {
             let (sample, task, head) = (at / heads / tasks, at / heads % tasks, at % heads);
@@ -42,16 +42,16 @@ pub(super) fn spread(
             if gate == 0.0 || gate.is_nan() {
                 // Without a look at o, which may not have been computed.
                 if !zeroed || gate.is_nan() {
-                    y.each_row(&place, |_, to| to.fill(if gate.is_nan() { f32::NAN } else { 0.0 }));
+                    y.each_row(&place, 0..rows, |_, to| to.fill(if gate.is_nan() { f32::NAN } else { 0.0 }));
                 }
                 return;
             }
-            y.each_row(&place, |row, to| {
+            y.each_row(&place, 0..rows, |row, to| {
                 // As attention scales a row without keys: 0, whatever the gate's sign.
                 if *element_of(lse, &[sample, head, row]) == f32::NEG_INFINITY {
                     return to.fill(0.0);
                 }
-                for (to, o) in to.iter_mut().zip(row_of(o, &[sample, head, row])) {
+                for (to, o) in to.iter_mut().zip(row_of::<f32>(o, &[sample, head, row])) {
                     *to = o * gate;
                 }
             });
@@ -94,7 +94,7 @@ pub(super) fn gather(
                 if gate == 0.0 {
                     continue;
                 }
-                for (to, dy) in to.iter_mut().zip(row_of(grad_y, &[sample, task, head, row])) {
+                for (to, dy) in to.iter_mut().zip(row_of::<f32>(grad_y, &[sample, task, head, row])) {
                     *to = gate.mul_add(*dy, *to);
                 }
             }

@@ -57,7 +57,9 @@ impl<'a> EveryTask<'a> {
             op,
             sizes: Sizes { batch: samples, ..sizes },
             repeat: tasks.max(1),
-            q_len: inner.q_len,
+            dtype: inner.dtype,
+            lse_shape: inner.lse_shape(),
+            packed: None,
             value_dim: inner.value_dim,
             source: Source { values, ids, linear },
             activation: options.activation,
@@ -84,11 +86,11 @@ impl<'a> EveryTask<'a> {
     }
 
     pub(super) fn o_shape(&self) -> [usize; 4] {
-        [self.sizes.batch, self.sizes.heads, self.gates.q_len, self.gates.value_dim]
+        self.gates.y_shape()
     }
 
     pub(super) fn lse_shape(&self) -> [usize; 3] {
-        [self.sizes.batch, self.sizes.heads, self.gates.q_len]
+        self.gates.lse_shape()
     }
 
     pub(super) fn gates_shape(&self) -> [usize; 3] {

@@ -79,6 +79,7 @@ pub(super) fn forward(problem: &EveryTask<'_>, out: &mut EveryTaskViews<'_>, fre
         gates: used.clone(),
         value: 0.0,
         zeroed: fresh,
+        starts: None,
     };
     steps.fill(sizes, &fill, &mut out.o)?;
     fill.value = f32::NEG_INFINITY;
@@ -149,6 +150,7 @@ fn attention_gradients(
             gates: saved.used.clone(),
             value: 0.0,
             zeroed: true,
+            starts: None,
         };
         steps.fill(&problem.sizes, &fill, &mut target.view_mut())?;
     }
@@ -176,6 +178,7 @@ fn gate_gradients(
         gates: gates.clone(),
         times_gate: !identity,
         keep_others: false,
+        starts: None,
     };
     steps.delta(&problem.sizes, &step, &mut delta.view_mut())?;
     if exact {

@@ -1,7 +1,8 @@
 //! Weights, entropies and appending, by what they must agree with: the output, each other, a plain copy.
 
-use super::super::inspect::{self, Append};
+use super::super::inspect;
 use super::reference::numbers;
+use crate::attention::append::Append;
 use crate::attention::*;
 use crate::device::{Device, Kind, Schedule};
 use crate::ids::Ids;

@@ -1,6 +1,6 @@
 //! Where everything is in the plan, and how much there is.
 
-use super::{CHUNK, COUNTS, DECODE_QUERIES, PART_WORDS, ROW_WORDS, SAMPLE_WORDS, SUMS, TILE};
+use super::{CHUNK, COUNTS, DECODE_QUERIES, PART_WORDS, SAMPLE_WORDS, SUMS, TILE};
 use crate::attention::problem::Storage;
 use crate::attention::{Problem, Score, Seed};
 use crate::tensor::TensorRef;
@@ -62,25 +62,21 @@ pub(super) fn parts(problem: &Problem<'_>) -> (usize, usize) {
     )
 }
 
-/// Bytes of the plan, of the parts of a split forward pass, of the sums that a backward pass makes.
-pub(in crate::attention::wgpu) fn workspace(problem: &Problem<'_>, row_words: usize) -> usize {
-    let (lines, words) = (lines(problem), Places::of(problem, row_words).words);
-    let beside = if row_words == ROW_WORDS {
-        SUMS * lines + partials(problem)
-    } else if is_split(problem) {
-        parts(problem).1.saturating_mul(problem.value_dim + PART_WORDS)
-    } else {
-        0
-    };
-    words.saturating_add(beside).saturating_mul(4)
+/// Bytes of a split forward pass's values, and of its peaks and sums; none of another.
+pub(in crate::attention::wgpu) fn forward_parts(problem: &Problem<'_>) -> [usize; 2] {
+    let rows = if is_split(problem) { parts(problem).1 } else { 0 };
+    [problem.value_dim, PART_WORDS].map(|words| rows.saturating_mul(4 * words))
+}
+
+/// Bytes of the sums that a backward pass makes.
+pub(in crate::attention::wgpu) fn sum_bytes(problem: &Problem<'_>) -> usize {
+    (SUMS * lines(problem)).saturating_add(partials(problem)).saturating_mul(4)
 }
 
 /// Words of a query row in a forward pass: its row scale.
-pub(in crate::attention::wgpu) fn forward_row_words(problem: &Problem<'_>) -> usize {
+pub(super) fn forward_row_words(problem: &Problem<'_>) -> usize {
     usize::from(problem.heads.is_some())
 }
-
-pub(in crate::attention::wgpu) const BACKWARD_ROW_WORDS: usize = ROW_WORDS;
 
 pub(super) fn lines(problem: &Problem<'_>) -> usize {
     problem.lse_shape().iter().product()
@@ -136,4 +132,10 @@ impl Places {
             words,
         }
     }
+}
+
+/// Bytes of the plan of a backward pass, the larger one.
+#[cfg(test)]
+pub(in crate::attention::wgpu) fn plan_bytes(problem: &Problem<'_>) -> usize {
+    4 * Places::of(problem, super::ROW_WORDS).words
 }

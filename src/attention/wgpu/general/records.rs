@@ -167,3 +167,21 @@ pub(super) struct SumParams {
     pub(super) factor: f32,
     pub(super) unused: [u32; 3],
 }
+
+/// `Params` in append.wgsl.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct AppendParams {
+    pub(super) batch: u32,
+    pub(super) heads: u32,
+    pub(super) new_rows: u32,
+    pub(super) dim: u32,
+    pub(super) slots: u32,
+    pub(super) page_rows: u32,
+    pub(super) pages: u32,
+    pub(super) halves: u32,
+    pub(super) cache: [u32; 4],
+    pub(super) fresh: [u32; 4],
+    pub(super) length: [u32; 4],
+    pub(super) table: [u32; 4],
+}
