@@ -1,6 +1,7 @@
 //! What each task looks at: example sequences under each task's attention, and means by position.
 
 use super::super::inspect::{Example, Look};
+use super::super::model::Variant;
 use super::super::synthetic::token_name;
 use super::Page;
 use super::svg::{Anchor, BLUE, GREEN, LINE, Svg, escape, ink, percent};
@@ -18,10 +19,15 @@ pub fn section(out: &mut String, page: &Page<'_>) {
         out,
         "<h2>What each task looks at</h2><p>The {} model of seed {}. Each strip is one held-out sequence; the last token asks. The darker \
          a token, the more the task's heads attend to it. A green frame marks a token that holds the answer; the token after it, in a \
-         thin frame, holds it too, for the layer shows every token with its predecessor. Sequences of all tasks are alike: only the gate \
-         knows which task it is.</p>",
+         thin frame, holds it too, for the layer shows every token with its predecessor. Sequences of all tasks are alike: the {} \
+         says which task it is.</p>",
         escape(&finished.run.options.variant.name(config)),
-        finished.run.options.seed
+        finished.run.options.seed,
+        match finished.run.options.variant {
+            Variant::Gated => "gate",
+            Variant::TaskEmbedding => "task's embedding",
+            Variant::HardSharing | Variant::EqualActiveHeads => "readout",
+        }
     );
     for look in looks {
         let _ = write!(out, "<h3>{}</h3><p>{}</p>", escape(&page.tasks()[look.task]), sentence(look));

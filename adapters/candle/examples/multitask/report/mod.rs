@@ -14,9 +14,9 @@ use super::model::Variant;
 use std::fmt::Write as _;
 use svg::escape;
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}\
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}\
 h1{margin-bottom:0}h2{margin-top:2.5rem;border-bottom:1px solid #d8dee4;padding-bottom:.2rem}h3{margin:1.4rem 0 .2rem}\
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;text-align:right;white-space:nowrap;border-bottom:1px solid #d8dee4}\
+table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}td{white-space:nowrap}td,th{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #d8dee4}\
 th:first-child,td:first-child{text-align:left}\
 svg{max-width:100%;height:auto;display:block;margin:.4rem 0}svg text{font:13px system-ui,sans-serif;fill:#1b1f24}\
 p{margin:.4rem 0;max-width:48rem}.muted{color:#59636e}.row{display:flex;flex-wrap:wrap;gap:1rem 2rem}";
