@@ -48,7 +48,7 @@ impl Fenced {
         Self { memory: Placed::plain(device, dtype, &[words], &vec![f64::NAN; words]), layout }
     }
 
-    fn view_mut(&mut self) -> crate::tensor::TensorMut<'_> {
+    fn view_mut(&mut self) -> TensorMut<'_> {
         self.memory.view_mut().with_layout(self.layout).unwrap()
     }
 
