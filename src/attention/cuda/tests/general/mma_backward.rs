@@ -245,7 +245,8 @@ fn every_option_alone_and_all_at_once() {
         let seed = 2300 + n as u64;
         let shape = Shape { heads: [2, 4, 2], lens: [37, 67], dims };
         let plain = Call::of(shape, Kind::Dot, dtype, seed);
-        let slopes = vec![0.5, 0.25, 0.125, 0.0625];
+        // Flat enough that no gradient falls below the least f16, which no bound of its terms allows for.
+        let slopes = vec![0.0625, 0.03125, 0.015625, 0.0078125];
         let sinks = vec![0.5, -3.0, f64::NEG_INFINITY, 2.0];
         let drop = (0.3, 0x1234_5678_9abc, 7);
         let each = [
