@@ -87,6 +87,9 @@ pub(crate) struct CudaDevice {
     status_order: Mutex<()>,
 }
 
+/// Devices by what tells them apart.
+type Devices<K> = Mutex<Option<HashMap<K, Arc<CudaDevice>>>>;
+
 /// Owned CUDA memory, freed on drop in stream order.
 pub(crate) struct CudaBuffer {
     driver: Arc<dyn Driver>,
@@ -151,7 +154,7 @@ impl CudaDevice {
 
     /// The `index`-th NVIDIA device; every call returns the same one.
     pub(crate) fn nvidia(index: usize) -> Result<Arc<Self>> {
-        static DEVICES: Mutex<Option<HashMap<usize, Arc<CudaDevice>>>> = Mutex::new(None);
+        static DEVICES: Devices<usize> = Mutex::new(None);
         shared(&DEVICES, index, || Self::new(Arc::new(driver::NvidiaDriver::new(index)?)))
     }
 
@@ -159,7 +162,7 @@ impl CudaDevice {
     /// same one.
     #[cfg(feature = "emulator")]
     pub(crate) fn emulated(schedule: Schedule, is_sm90: bool) -> Result<Arc<Self>> {
-        static DEVICES: Mutex<Option<HashMap<(Schedule, bool), Arc<CudaDevice>>>> = Mutex::new(None);
+        static DEVICES: Devices<(Schedule, bool)> = Mutex::new(None);
         let make = || Self::new(Arc::new(emulator::EmulatorDriver::new(schedule, is_sm90)));
         shared(&DEVICES, (schedule, is_sm90), make)
     }
