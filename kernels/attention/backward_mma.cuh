@@ -9,6 +9,10 @@
 
 namespace attention {
 
+/// Threads of a block.
+constexpr int GRADIENT_THREADS = 128;
+static_assert(GRADIENT_THREADS == THREADS, "tile.cuh lays rows out for this many");
+
 /// Columns that `fill` fills.
 constexpr int FILLED = VALUE_CHUNKS * Chunk<float>::WIDTH;
 
@@ -228,41 +232,65 @@ GW_DEVICE void dkv_mma(Shared<u16> shared, const void* q, const void* k, const v
 
 }  // namespace attention
 
-#define ATTENTION_DQ_MMA(NAME, BF16_TYPE, OPTIONS, D, TILES, STAGE, BLOCKS)                                             \
-    GW_KERNEL(attention::THREADS, 2)                                                                                    \
-    attention_backward_dq_mma_##NAME(const void* q, const void* k, const void* v, const void* grad_o, const float* lse, \
-                                     const float* delta, const uint4* spans, void* dq, float* drow_scale,               \
-                                     const __grid_constant__ attention::GeneralBackwardParams params) {                 \
-        GW_SHARED(gw::u16, shared);                                                                                     \
-        attention::dq_mma<BF16_TYPE, OPTIONS, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dq,  \
-                                                                       drow_scale, params);                             \
-    }                                                                                                                   \
-    GW_EXPORT(attention_backward_dq_mma_##NAME)
+#define ATTENTION_DQ_MMA(TYPE, BF16_TYPE, D, TILES, STAGE, BLOCKS)                                                               \
+    GW_KERNEL(attention::GRADIENT_THREADS, 2)                                                                                    \
+    attention_backward_dq_mma_##TYPE##_##D(const void* q, const void* k, const void* v, const void* grad_o,                      \
+                                           const float* lse, const float* delta, const uint4* spans, void* dq,                   \
+                                           float* drow_scale,                                                                    \
+                                           const __grid_constant__ attention::GeneralBackwardParams params) {                    \
+        GW_SHARED(gw::u16, shared);                                                                                              \
+        attention::dq_mma<BF16_TYPE, false, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dq, drow_scale, \
+                                                                  params);                                                       \
+    }                                                                                                                            \
+    GW_EXPORT(attention_backward_dq_mma_##TYPE##_##D)
 
-#define ATTENTION_DKV_MMA(NAME, BF16_TYPE, OPTIONS, ALONE, D, TILES, STAGE, BLOCKS)                                        \
-    GW_KERNEL(attention::THREADS, 2)                                                                                       \
-    attention_backward_dkv_mma_##NAME(const void* q, const void* k, const void* v, const void* grad_o, const float* lse,   \
-                                      const float* delta, const uint4* spans, void* dk, void* dv,                          \
-                                      const __grid_constant__ attention::GeneralBackwardParams params) {                   \
-        GW_SHARED(gw::u16, shared);                                                                                        \
-        attention::dkv_mma<BF16_TYPE, OPTIONS, ALONE, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, \
-                                                                               dk, dv, params);                            \
-    }                                                                                                                      \
-    GW_EXPORT(attention_backward_dkv_mma_##NAME)
+#define ATTENTION_DKV_MMA(TYPE, BF16_TYPE, ALONE, D, TILES, STAGE, BLOCKS)                                                       \
+    GW_KERNEL(attention::GRADIENT_THREADS, 2)                                                                                    \
+    attention_backward_dkv_mma_##TYPE##_##D(const void* q, const void* k, const void* v, const void* grad_o,                     \
+                                            const float* lse, const float* delta, const uint4* spans, void* dk, void* dv,        \
+                                            const __grid_constant__ attention::GeneralBackwardParams params) {                   \
+        GW_SHARED(gw::u16, shared);                                                                                              \
+        attention::dkv_mma<BF16_TYPE, false, ALONE, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dk, dv, \
+                                                                          params);                                               \
+    }                                                                                                                            \
+    GW_EXPORT(attention_backward_dkv_mma_##TYPE##_##D)
+
+#define ATTENTION_DQ_MMA_OPTIONS(TYPE, BF16_TYPE, D, TILES, STAGE, BLOCKS)                                                      \
+    GW_KERNEL(attention::GRADIENT_THREADS, 2)                                                                                   \
+    attention_backward_dq_mma_options_##TYPE##_##D(const void* q, const void* k, const void* v, const void* grad_o,             \
+                                                   const float* lse, const float* delta, const uint4* spans, void* dq,          \
+                                                   float* drow_scale,                                                           \
+                                                   const __grid_constant__ attention::GeneralBackwardParams params) {           \
+        GW_SHARED(gw::u16, shared);                                                                                             \
+        attention::dq_mma<BF16_TYPE, true, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dq, drow_scale, \
+                                                                  params);                                                      \
+    }                                                                                                                           \
+    GW_EXPORT(attention_backward_dq_mma_options_##TYPE##_##D)
+
+#define ATTENTION_DKV_MMA_OPTIONS(TYPE, BF16_TYPE, ALONE, D, TILES, STAGE, BLOCKS)                                                \
+    GW_KERNEL(attention::GRADIENT_THREADS, 2)                                                                                     \
+    attention_backward_dkv_mma_options_##TYPE##_##D(const void* q, const void* k, const void* v, const void* grad_o,              \
+                                                    const float* lse, const float* delta, const uint4* spans, void* dk, void* dv, \
+                                                    const __grid_constant__ attention::GeneralBackwardParams params) {            \
+        GW_SHARED(gw::u16, shared);                                                                                               \
+        attention::dkv_mma<BF16_TYPE, true, ALONE, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dk, dv,   \
+                                                                          params);                                                \
+    }                                                                                                                             \
+    GW_EXPORT(attention_backward_dkv_mma_options_##TYPE##_##D)
 
 // Rows of a tile: 64 · TILES. src/manifest/attention/mma_backward.rs has the same numbers.
-#define ATTENTION_BACKWARD_MMA(TYPE, BF16_TYPE)                           \
-    ATTENTION_DQ_MMA(TYPE##_64, BF16_TYPE, false, 64, 2, 64, 4)           \
-    ATTENTION_DQ_MMA(TYPE##_128, BF16_TYPE, false, 128, 2, 32, 2)         \
-    ATTENTION_DKV_MMA(TYPE##_64, BF16_TYPE, false, false, 64, 2, 64, 2)   \
-    ATTENTION_DKV_MMA(TYPE##_128, BF16_TYPE, false, false, 128, 1, 32, 4)
+#define ATTENTION_BACKWARD_MMA(TYPE, BF16_TYPE)              \
+    ATTENTION_DQ_MMA(TYPE, BF16_TYPE, 64, 2, 64, 4)          \
+    ATTENTION_DQ_MMA(TYPE, BF16_TYPE, 128, 2, 32, 2)         \
+    ATTENTION_DKV_MMA(TYPE, BF16_TYPE, false, 64, 2, 64, 2)  \
+    ATTENTION_DKV_MMA(TYPE, BF16_TYPE, false, 128, 1, 32, 4)
 
-#define ATTENTION_BACKWARD_MMA_OPTIONS(TYPE, BF16_TYPE)                            \
-    ATTENTION_DQ_MMA(options_##TYPE##_64, BF16_TYPE, true, 64, 1, 64, 4)           \
-    ATTENTION_DQ_MMA(options_##TYPE##_128, BF16_TYPE, true, 128, 1, 32, 4)         \
-    ATTENTION_DKV_MMA(options_##TYPE##_64, BF16_TYPE, true, false, 64, 1, 64, 4)   \
-    ATTENTION_DKV_MMA(options_##TYPE##_128, BF16_TYPE, true, false, 128, 1, 32, 4)
+#define ATTENTION_BACKWARD_MMA_OPTIONS(TYPE, BF16_TYPE)              \
+    ATTENTION_DQ_MMA_OPTIONS(TYPE, BF16_TYPE, 64, 1, 64, 4)          \
+    ATTENTION_DQ_MMA_OPTIONS(TYPE, BF16_TYPE, 128, 1, 32, 4)         \
+    ATTENTION_DKV_MMA_OPTIONS(TYPE, BF16_TYPE, false, 64, 1, 64, 4)  \
+    ATTENTION_DKV_MMA_OPTIONS(TYPE, BF16_TYPE, false, 128, 1, 32, 4)
 
-#define ATTENTION_BACKWARD_MMA_256(TYPE, BF16_TYPE)                      \
-    ATTENTION_DQ_MMA(TYPE##_256, BF16_TYPE, false, 256, 1, 16, 2)        \
-    ATTENTION_DKV_MMA(TYPE##_256, BF16_TYPE, false, true, 256, 1, 16, 2)
+#define ATTENTION_BACKWARD_MMA_256(TYPE, BF16_TYPE)         \
+    ATTENTION_DQ_MMA(TYPE, BF16_TYPE, 256, 1, 16, 2)        \
+    ATTENTION_DKV_MMA(TYPE, BF16_TYPE, true, 256, 1, 16, 2)
