@@ -106,6 +106,7 @@ impl Delta<'_> {
     }
 
     /// Steps of `a` along batch, tasks, heads and rows.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(super) fn a_steps(&self) -> [usize; 4] {
         let (RowSum::Products(a, _) | RowSum::Rows(a)) = &self.sum;
         let step = |i: usize| a.layout().step(i);
