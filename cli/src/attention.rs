@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// (additive score), do and dlse (gradients of o and lse)
     #[arg(value_name = "IN.safetensors")]
     input: PathBuf,
-    /// Where o and lse go and, if `do` is there, dq, dk, dv, dscale and the gradients of bias, sinks, alibi and w
+    /// Where o and lse go and, if `do` is there, dq, dk, dv and the gradients of bias, sinks, alibi and w
     #[arg(value_name = "OUT.safetensors")]
     output: PathBuf,
     /// Query i sees keys up to its position
@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// Inverse squared width of the Gaussian score
     #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     gamma: f64,
+    /// The gradient of the scale too (of γ for gaussian), as dscale
+    #[arg(long)]
+    dscale: bool,
     /// Device to run on: cpu, wgpu:N, cuda:N, cuda-emulated [default: GATEWARP_DEVICE, else the best there is]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
@@ -164,8 +167,8 @@ impl Inputs {
 struct Gradients(Vec<(&'static str, Tensor)>);
 
 impl Gradients {
-    fn new(inputs: &Inputs, device: &Device, additive: bool) -> gatewarp::Result<Self> {
-        let accumulator = accumulator(inputs.q.dtype());
+    fn new(inputs: &Inputs, device: &Device, arguments: &Arguments) -> gatewarp::Result<Self> {
+        let additive = matches!(arguments.score, ScoreName::Additive);
         let like = [
             ("dq", Some(&inputs.q)),
             ("dk", Some(&inputs.k)),
@@ -179,7 +182,10 @@ impl Gradients {
         for (name, tensor) in like.into_iter().filter_map(|(name, tensor)| Some((name, tensor?))) {
             all.push((name, Tensor::zeros(device, tensor.dtype(), tensor.shape())?));
         }
-        all.push(("dscale", Tensor::zeros(device, accumulator, &[1])?));
+        if arguments.dscale {
+            let accumulator = accumulator(inputs.q.dtype());
+            all.push(("dscale", Tensor::zeros(device, accumulator, &[1])?));
+        }
         Ok(Self(all))
     }
 
@@ -292,8 +298,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let mut results: Vec<(&'static str, Tensor)> = Vec::new();
     let mut backward_s = None;
     if let Some(grad_o) = &inputs.grad_o {
-        let additive = matches!(arguments.score, ScoreName::Additive);
-        let mut gradients = Gradients::new(&inputs, &device, additive).map_err(text)?;
+        let mut gradients = Gradients::new(&inputs, &device, arguments).map_err(text)?;
         let bytes = attention_backward_workspace(&q, &k, &v, &options).map_err(text)?;
         let mut memory = workspace(&device, bytes).map_err(text)?;
         let saved = AttentionSaved {

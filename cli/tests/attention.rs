@@ -97,7 +97,8 @@ fn writes_outputs_and_gradients() {
     let (input, output) = (folder.file("in.safetensors"), folder.file("out.safetensors"));
     save(&input, &inputs(37, 16));
     let (from, to) = (input.to_str().expect("a path"), output.to_str().expect("a path"));
-    let text = run(&[from, to, "--causal", "--query-offset", "0", "--scale", "0.5", "--device", "cpu"]);
+    let text =
+        run(&[from, to, "--causal", "--query-offset", "0", "--scale", "0.5", "--dscale", "--device", "cpu"]);
     assert!(text.contains("forward") && text.contains("backward") && text.contains("GFLOP/s"), "{text}");
     let (shape, o) = load(&output, "o");
     assert_eq!(shape, [1, 1, 37, 16]);

@@ -136,10 +136,10 @@ fn is_sticky(code: CUresult) -> bool {
     )
 }
 
-/// Whether kernels for 9.0 alone are wanted: they have run on the emulator only, so a device takes those of 8.0 unless told.
-fn is_asked_for() -> bool {
-    static ASKED: OnceLock<bool> = OnceLock::new();
-    *ASKED.get_or_init(|| std::env::var_os("GATEWARP_SM90").is_some_and(|value| value == "1"))
+/// Whether kernels for 9.0 alone may run: `GATEWARP_SM90=0` keeps to those of 8.0, to compare the two.
+fn is_allowed() -> bool {
+    static ALLOWED: OnceLock<bool> = OnceLock::new();
+    *ALLOWED.get_or_init(|| std::env::var_os("GATEWARP_SM90").is_none_or(|value| value != "0"))
 }
 
 /// What is asked of a device before it is used.
@@ -323,7 +323,7 @@ impl Driver for NvidiaDriver {
 
     fn has_asynchronous_units(&self) -> bool {
         // The code for 9.0 runs on no other, later ones included.
-        self.properties.capability == (9, 0) && is_asked_for() && tensor_map::is_available()
+        self.properties.capability == (9, 0) && is_allowed() && tensor_map::is_available()
     }
 
     fn tensor_map(&self, address: u64, tiled: &Tiled) -> Result<[u8; TENSOR_MAP]> {
