@@ -49,6 +49,14 @@ fn load(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
     (tensor.shape().to_vec(), chunks.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect())
 }
 
+fn names(path: &Path) -> Vec<String> {
+    let bytes = std::fs::read(path).expect("output file");
+    let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let mut names: Vec<String> = file.names().into_iter().map(|name| name.to_string()).collect();
+    names.sort();
+    names
+}
+
 fn gatewarp(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gatewarp"));
     command.arg("attention").args(arguments).env_remove("GATEWARP_DEVICE");
@@ -130,6 +138,8 @@ fn json_has_the_times_and_the_device() {
         assert!(report[field].as_f64().is_some_and(|seconds| seconds > 0.0), "{field}: {report}");
     }
     assert!(report["device"].as_str().is_some_and(|name| name.starts_with("CPU")), "{report}");
+    // The gradient of the scale was not asked for.
+    assert_eq!(names(&output), ["dk", "dq", "dv", "lse", "o"]);
 }
 
 #[test]
