@@ -18,7 +18,8 @@ constexpr int FILLED = VALUE_CHUNKS * Chunk<float>::WIDTH;
 
 template <bool BF16_TYPE, bool OPTIONS, int D, int TILES, int STAGE, int BLOCKS>
 GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const void* v, const void* grad_o, const float* lse,
-                      const float* delta, const uint4* spans, void* dq, float* drow_scale, const GeneralBackwardParams& params) {
+                      const float* delta, const uint4* spans, void* dq, float* drow_scale, float* terms,
+                      const GeneralBackwardParams& params) {
     typedef GradientTiles<false, D, TILES, STAGE, BLOCKS> Tiles;
     constexpr int ROWS = Tiles::ROWS, OWN = 16 * TILES, STEP = 8 * BLOCKS;
     const Call& c = params.call;
@@ -38,6 +39,12 @@ GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const vo
         const auto scale_row = [&](const Item& x, int row) {
             return x.b * scale_at.batch + x.head * scale_at.head + static_cast<i64>(x.s.q_first + first_row + row) * scale_at.row;
         };
+        // A warp's sums over its rows: of slopes, of the coefficient, of the sink.
+        const auto put_terms = [&](float alibi, float coefficient, float sink) {
+            const i64 tile = pair * per_pair + first_row / ROWS;
+            if (threadIdx.x % 32 == 0)
+                gw::store_global(reinterpret_cast<float4*>(terms) + tile * WARPS + warp, make_float4(alibi, coefficient, sink, 0.0f));
+        };
         {
             const int b = static_cast<int>(pair / c.q_heads), h = static_cast<int>(pair % c.q_heads);
             const Item x = {load_span(spans, b), b, h, {0, 0}};
@@ -50,6 +57,7 @@ GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const vo
                 if (drow_scale && active)
                     for (int row = threadIdx.x; row < rows; row += THREADS)
                         gw::store_global(drow_scale + scale_row(x, row), nothing);
+                if (terms) put_terms(nothing, nothing, nothing);
                 continue;
             }
             tiles.begin(x.s, b, h, tiles_of(keys_in_sight(c, x.s, first_row, first_row + rows - 1), STAGE));
@@ -76,7 +84,7 @@ GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const vo
         gw::cp_async_commit();
 
         const int query = first_row + OWN * warp;
-        float by_gate[2 * TILES] = {};
+        ElementSums<TILES> others = {};
         RowSums<TILES, D> sum = {};
 #pragma unroll 1
         for (; step < tiles.item().steps.end; ++step, buffer ^= 1) {
@@ -93,7 +101,7 @@ GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const vo
                 Products<TILES, BLOCKS> p = {}, dz = {};
                 add_products<BF16_TYPE>(p, tiles.rows(0), OWN * warp, tiles.columns(0, buffer), first, c.head_dim);
                 add_products<BF16_TYPE>(dz, tiles.rows(1), OWN * warp, tiles.columns(1, buffer), first, c.value_dim);
-                to_weights_of_keys<OPTIONS>(p, dz, c, tiles.item().s, stream, corner, tiles, OWN * warp, by_gate);
+                to_weights_of_keys<OPTIONS>(p, dz, c, tiles.item().s, stream, corner, tiles, OWN * warp, others);
                 if (dq) add_columns<BF16_TYPE>(sum, dz, tiles.columns(0, buffer), first, c.head_dim);
             }
         }
@@ -104,10 +112,20 @@ GW_DEVICE void dq_mma(Shared<u16> shared, const void* q, const void* k, const vo
 #pragma unroll
             for (int r = 0; r < 2 * TILES; ++r) {
                 const int row = 8 * r + fragment_row();
-                const float total = quad_sum(by_gate[r]);
+                const float total = quad_sum(others.gate[r]);
                 if (row < own_rows && fragment_column() == 0)
                     gw::store_global(drow_scale + scale_row(x, OWN * warp + row), total);
             }
+        }
+        if (terms) {
+            const float sink = c.sinks ? load_term<float>(c.sinks, x.head * c.sinks_step) * gw::LOG2_E : -INFINITY;
+            float of_sink = 0.0f;
+            const int lane = threadIdx.x % 32;
+            if (lane < min(OWN, own_rows) && sink != -INFINITY) {  // −∞: no sink, and lse may be −∞ too
+                const QueryTerms<float> row = query_terms<float>(params, x.s, lse, delta, x.b, x.head, query + lane);
+                of_sink = -gw::exp2_approx(sink - row.lse_log2) * row.delta;
+            }
+            put_terms(warp_sum(others.alibi), warp_sum(others.coefficient), warp_sum(of_sink));
         }
         if (!dq) continue;
         const Matrix gradients = matrix(dq, params.dq, x.b, x.head, x.s.q_first, c.vectors & DQ);
@@ -236,11 +254,11 @@ GW_DEVICE void dkv_mma(Shared<u16> shared, const void* q, const void* k, const v
     GW_KERNEL(attention::GRADIENT_THREADS, 2)                                                                                    \
     attention_backward_dq_mma_##TYPE##_##D(const void* q, const void* k, const void* v, const void* grad_o,                      \
                                            const float* lse, const float* delta, const uint4* spans, void* dq,                   \
-                                           float* drow_scale,                                                                    \
+                                           float* drow_scale, float* terms,                                                      \
                                            const __grid_constant__ attention::GeneralBackwardParams params) {                    \
         GW_SHARED(gw::u16, shared);                                                                                              \
         attention::dq_mma<BF16_TYPE, false, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dq, drow_scale, \
-                                                                  params);                                                       \
+                                                                  terms, params);                                                \
     }                                                                                                                            \
     GW_EXPORT(attention_backward_dq_mma_##TYPE##_##D)
 
@@ -259,11 +277,11 @@ GW_DEVICE void dkv_mma(Shared<u16> shared, const void* q, const void* k, const v
     GW_KERNEL(attention::GRADIENT_THREADS, 2)                                                                                   \
     attention_backward_dq_mma_options_##TYPE##_##D(const void* q, const void* k, const void* v, const void* grad_o,             \
                                                    const float* lse, const float* delta, const uint4* spans, void* dq,          \
-                                                   float* drow_scale,                                                           \
+                                                   float* drow_scale, float* terms,                                             \
                                                    const __grid_constant__ attention::GeneralBackwardParams params) {           \
         GW_SHARED(gw::u16, shared);                                                                                             \
         attention::dq_mma<BF16_TYPE, true, D, TILES, STAGE, BLOCKS>(shared, q, k, v, grad_o, lse, delta, spans, dq, drow_scale, \
-                                                                  params);                                                      \
+                                                                 terms, params);                                                \
     }                                                                                                                           \
     GW_EXPORT(attention_backward_dq_mma_options_##TYPE##_##D)
 

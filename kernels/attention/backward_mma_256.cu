@@ -2,6 +2,7 @@
 //   delta is attention_backward_delta_general_f32's, formulas as in backward_general.cu; p and dz are rounded to 16 bits before they
 //   enter dv += pᵀ·grad_o, dk += dzᵀ·q, dq += dz·k
 // Shapes    as backward_general.cu, head_dim and value_dim up to 256; grad_lse is in delta already
+//           terms [pair, tile of queries, warp, 4]: sums of a warp's queries for attention_backward_sums
 // Mapping   block 128, a warp a quarter of a tile. dq: work items (tile of 64 queries, pair); dkv: (tile of 64 keys, key pair), heads
 //           of the group and their stages of queries in ascending order: no atomics, the same bits every run
 // Shared    attention::GradientTiles: a tile's rows, two stages of 16 columns

@@ -136,6 +136,13 @@ GW_DEVICE u32 row_or(u32 x) {
     return x;
 }
 
+/// The sum over a warp.
+template <typename A>
+GW_DEVICE A warp_sum(A x) {
+    for (int distance = 16; distance > 0; distance /= 2) x += gw::shuffle_xor(x, distance);
+    return x;
+}
+
 // ----------------------------------------------------------------------------------------------------------- elements
 
 /// Element `index` of a tensor of any type.

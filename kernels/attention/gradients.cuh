@@ -161,30 +161,42 @@ struct Corner {
     Seen seen;
 };
 
-/// One element of a call without options: `p` becomes the weight of grad_o, `dp` that of the other side. Returns the part of the
-/// row scale's gradient.
-GW_DEVICE float to_weight(float& p, float& dp, const Call& c, const Span& s, const Corner& at, int query, int key,
-                          const QueryTerms<float>& terms) {
+/// What a thread's elements of a warp's queries add up to besides dq: of each row, for its scale, and of all.
+template <int TILES>
+struct ElementSums {
+    float gate[2 * TILES];
+    float alibi, coefficient;
+};
+
+/// What one element adds to them. What is not seen adds 0, whatever it is.
+struct ElementParts {
+    float gate, alibi, coefficient;
+};
+
+/// One element of a call without options: `p` becomes the weight of grad_o, `dp` that of the other side.
+GW_DEVICE ElementParts to_weight(float& p, float& dp, const Call& c, const Span& s, const Corner& at, int query, int key,
+                                 const QueryTerms<float>& terms) {
     const float factor = static_cast<float>(c.coefficient) * gw::LOG2_E;
     const float weight = gw::exp2_approx(gw::fma(p, factor, -terms.lse_log2));
-    const float by_gate = weight * dp, by_score = weight * gw::fma(terms.gate, dp, -terms.delta);
+    const float by_gate = weight * dp, by_score = weight * gw::fma(terms.gate, dp, -terms.delta), by_coefficient = by_score * p;
     const int ahead = key - (s.offset + query);
     const bool seen =
         at.seen == Seen::All || (query < s.q_len && key < s.kv && ahead >= -c.left && ahead <= c.right);
     p = seen ? weight * terms.gate : 0.0f;
     dp = seen ? by_score : 0.0f;
-    return seen ? by_gate : 0.0f;
+    return {seen ? by_gate : 0.0f, 0.0f, seen ? by_coefficient : 0.0f};
 }
 
 /// The same with options, of which `x` holds both products.
-GW_DEVICE float to_weight(float2& x, const Call& c, const Span& s, const philox::Stream& stream, const Corner& at, int query,
-                          int key, float alibi, const QueryTerms<float>& terms) {
-    const float score = static_cast<float>(c.coefficient) * x.x;
+GW_DEVICE ElementParts to_weight(float2& x, const Call& c, const Span& s, const philox::Stream& stream, const Corner& at,
+                                 int query, int key, float alibi, const QueryTerms<float>& terms) {
+    const float u = x.x, score = static_cast<float>(c.coefficient) * u;
     const Element<float> e = differentiate(c, s, stream, at.b, at.h, query, key, score, alibi, terms, x.y);
     const float kept = c.dropout ? static_cast<float>(c.keep_scale) : 1.0f;
     x.x = e.seen && e.kept ? e.weight * terms.gate * kept : 0.0f;
     x.y = e.seen ? e.by_score : 0.0f;
-    return e.seen ? e.gate : 0.0f;
+    if (!e.seen) return {0.0f, 0.0f, 0.0f};
+    return {e.gate, -e.by_logit * e.distance, e.by_score * u};
 }
 
 /// A thread's products go to shared memory and back, so that the long code of the options is there once and not for each of them.
@@ -241,11 +253,11 @@ GW_DEVICE void to_weights_of_queries(Products<TILES, BLOCKS>& p, Products<TILES,
     }
 }
 
-/// The same where rows are queries, the warp's from `first` on; `by_gate` gets what belongs to the row scale.
+/// The same where rows are queries, the warp's from `first` on; `sums` gets what else the elements are good for.
 template <bool OPTIONS, int TILES, int BLOCKS, typename Tiles>
 GW_DEVICE void to_weights_of_keys(Products<TILES, BLOCKS>& p, Products<TILES, BLOCKS>& dp, const Call& c, const Span& s,
                                   const philox::Stream& stream, const Corner& at, const Tiles& tiles, int first,
-                                  float (&by_gate)[2 * TILES]) {
+                                  ElementSums<TILES>& sums) {
     const int g = fragment_row(), t2 = fragment_column();
     if constexpr (OPTIONS) {
         const float alibi = alibi_of<float>(c, at.h);
@@ -255,12 +267,14 @@ GW_DEVICE void to_weights_of_keys(Products<TILES, BLOCKS>& p, Products<TILES, BL
         for (int e = 0; e < TILES * BLOCKS * 4; ++e) {
             const int row = 8 * (e / (2 * BLOCKS)) + g;
             float2 x = slots[e * THREADS + threadIdx.x];
-            const float gate = to_weight(x, c, s, stream, at, at.query + row, at.key + 8 * (e / 2 % BLOCKS) + t2 + e % 2, alibi,
-                                         tiles.terms_of(c, 0, first + row, true));
+            const ElementParts parts = to_weight(x, c, s, stream, at, at.query + row, at.key + 8 * (e / 2 % BLOCKS) + t2 + e % 2,
+                                                 alibi, tiles.terms_of(c, 0, first + row, true));
             slots[e * THREADS + threadIdx.x] = x;
 #pragma unroll
             for (int r = 0; r < 2 * TILES; ++r)
-                if (e / (2 * BLOCKS) == r) by_gate[r] += gate;
+                if (e / (2 * BLOCKS) == r) sums.gate[r] += parts.gate;
+            sums.alibi += parts.alibi;
+            sums.coefficient += parts.coefficient;
         }
         take_products(p, dp, slots);
     } else {
@@ -270,9 +284,12 @@ GW_DEVICE void to_weights_of_keys(Products<TILES, BLOCKS>& p, Products<TILES, BL
 #pragma unroll
             for (int n = 0; n < BLOCKS; ++n)
 #pragma unroll
-                for (int x = 0; x < 2; ++x)
-                    by_gate[r] += to_weight(p[r / 2][n][2 * (r % 2) + x], dp[r / 2][n][2 * (r % 2) + x], c, s, at,
-                                            at.query + 8 * r + g, at.key + 8 * n + t2 + x, terms);
+                for (int x = 0; x < 2; ++x) {
+                    const ElementParts parts = to_weight(p[r / 2][n][2 * (r % 2) + x], dp[r / 2][n][2 * (r % 2) + x], c, s, at,
+                                                         at.query + 8 * r + g, at.key + 8 * n + t2 + x, terms);
+                    sums.gate[r] += parts.gate;
+                    sums.coefficient += parts.coefficient;
+                }
         }
     }
 }
@@ -321,8 +338,7 @@ GW_DEVICE float warp_product(const void* a, i64 a_row, const void* b, i64 b_row,
 #pragma unroll 1
     for (int d = threadIdx.x % 32; d < dims; d += 32)
         sum = gw::fma(load_number(a, a_row + d, c.type, 0.0f), load_number(b, b_row + d, c.type, 0.0f), sum);
-    for (int distance = 16; distance > 0; distance /= 2) sum += gw::shuffle_xor(sum, distance);
-    return sum;
+    return warp_sum(sum);
 }
 
 /// sum += weight · row; lane x has columns x, x + 32, …

@@ -23,12 +23,6 @@ struct InspectParams {
 
 constexpr int KEYS_AN_ITEM = 64;
 
-template <typename A>
-GW_DEVICE A warp_sum(A x) {
-    for (int distance = 16; distance > 0; distance /= 2) x += gw::shuffle_xor(x, distance);
-    return x;
-}
-
 /// The comparison of one query and one key by a warp, before the coefficient.
 template <typename A>
 GW_DEVICE A compared_by_warp(const Call& c, const void* q, i64 q_row, const void* k, i64 k_row, const void* w) {

@@ -7,6 +7,7 @@ mod mma;
 mod mma_backward;
 mod scratch;
 mod sm90;
+mod sums;
 
 use super::plan::Tiles;
 use super::{Backward, Forward, Problem};

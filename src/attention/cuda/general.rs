@@ -3,6 +3,7 @@
 
 use super::mma_backward;
 use super::scratch::Scratch;
+use super::sums::{self, TERMS, term_entries};
 use super::{
     LENGTH_LIMIT, Strides, address, grid, ids_argument, optional_address, output_address, output_strides,
     strides,
@@ -16,9 +17,9 @@ use crate::error::{Error, Result};
 use crate::ids::Ids;
 use crate::manifest::attention::general::{
     BACKWARD_ROWS, CALL, COMBINE_PARAMS, DECODE_ROWS, GENERAL_BACKWARD_PARAMS, GENERAL_F32, GENERAL_F64,
-    GENERAL_FORWARD_PARAMS, General, PLAN, PLAN_PARAMS, SUMS_PARAMS,
+    GENERAL_FORWARD_PARAMS, General, PLAN, PLAN_PARAMS,
 };
-use crate::tensor::{TensorMut, TensorRef};
+use crate::tensor::TensorRef;
 use bytemuck::{Pod, Zeroable};
 
 /// Most splits of a sample's keys, `MOST` in forward_general.cu.
@@ -30,9 +31,6 @@ const DECODE_LIMIT: usize = 64;
 
 /// Bytes of `attention::Span` in call.cuh.
 pub(super) const SPAN: usize = 32;
-/// Sums of a tile of queries: slopes, coefficient, sink, and one to fill up.
-const TERMS: usize = 4;
-
 /// `attention::Strides4` in call.cuh.
 #[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
@@ -149,21 +147,11 @@ struct BackwardParams {
     unused: i32,
 }
 
-/// `attention::SumsParams` in backward_sums.cu: counts and steps of result (u, x) and of terms (n, m).
-#[derive(Clone, Copy, Default, Pod, Zeroable)]
-#[repr(C)]
-struct SumsParams {
-    counts: [i64; 4],
-    steps: [i64; 4],
-    out: [i64; 2],
-}
-
 const _: () = assert!(size_of::<Call>() == CALL);
 const _: () = assert!(size_of::<PlanParams>() == PLAN_PARAMS);
 const _: () =
     assert!(size_of::<ForwardParams>() == GENERAL_FORWARD_PARAMS && COMBINE_PARAMS == GENERAL_FORWARD_PARAMS);
 const _: () = assert!(size_of::<BackwardParams>() == GENERAL_BACKWARD_PARAMS);
-const _: () = assert!(size_of::<SumsParams>() == SUMS_PARAMS);
 
 /// The kernels of a problem's accumulator.
 pub(super) fn kernels(problem: &Problem<'_>) -> &'static General {
@@ -224,12 +212,13 @@ fn query_tiles(problem: &Problem<'_>) -> usize {
     problem.batch * problem.q_heads * problem.q_len.div_ceil(BACKWARD_ROWS)
 }
 
-/// Bytes of the parts of a backward call's workspace: spans, δ of every row, sums of every tile, sums for additive weights.
+/// Bytes of the parts of a backward call's workspace: spans, δ of every row, sums of queries, sums for additive weights.
 pub(super) fn backward_parts(problem: &Problem<'_>) -> [usize; 4] {
     let (rows, size) = (problem.lse_shape().iter().product::<usize>(), problem.accumulator.size());
     let additive = matches!(problem.score, Score::Additive { .. });
     let weights = if additive { query_tiles(problem) * problem.head_dim * size } else { 0 };
-    [problem.batch * SPAN, rows * size, query_tiles(problem) * TERMS * size, weights]
+    let terms = problem.batch * problem.q_heads * term_entries(problem) * TERMS * size;
+    [problem.batch * SPAN, rows * size, terms, weights]
 }
 
 fn within(problem: &Problem<'_>, what: &'static str, size: usize, limit: usize) -> Result<i32> {
@@ -504,9 +493,8 @@ pub(super) fn backward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Ba
         delta,
         spans,
     ];
-    // Sums over tiles, for slopes, sinks and the coefficient, only the general kernel takes.
-    if let Some(mma) = mma.filter(|_| has_rows && of_queries && !wants_terms) {
-        let own = [output_address(dq), output_address(drow_scale)];
+    if let Some(mma) = mma.filter(|_| has_rows && of_queries) {
+        let own = [output_address(dq), output_address(drow_scale), terms];
         let items = problem.batch * problem.q_heads * problem.q_len.div_ceil(mma.dq_rows);
         device.launch(&mma.dq, grid(device, items, listed), &[&shared[..], &own].concat(), mma_params)?;
     } else if has_rows && of_queries {
@@ -538,59 +526,5 @@ pub(super) fn backward(device: &CudaDevice, problem: &Problem<'_>, call: &mut Ba
         let own = [output_address(Some(dbias))];
         device.launch(&kernels.bias, grid(device, items, false), &[&shared[..], &own].concat(), params)?;
     }
-    add_up(device, problem, call, kernels, terms, dw_terms)
-}
-
-/// Sums of the tiles' sums, in order: gradients of slopes, sinks, coefficient and additive weights.
-fn add_up(
-    device: &CudaDevice,
-    problem: &Problem<'_>,
-    call: &Backward<'_>,
-    kernels: &'static General,
-    terms: u64,
-    dw_terms: u64,
-) -> Result<()> {
-    let tiles = problem.q_len.div_ceil(BACKWARD_ROWS) as i64;
-    // Without any query row no tile was summed, and the gradients are 0.
-    let tiles = if problem.has_no_rows() { 0 } else { tiles };
-    let (batch, heads) = (problem.batch as i64, problem.q_heads as i64);
-    let per_head = |width: i64| SumsParams {
-        counts: [heads, 1, batch, tiles],
-        steps: [tiles * width, 1, heads * tiles * width, width],
-        out: [0, 0],
-    };
-    let of_all = |width: i64| SumsParams {
-        counts: [1, 1, batch * heads, tiles],
-        steps: [0, 1, tiles * width, width],
-        out: [0, 0],
-    };
-    let sum = |out: &TensorMut<'_>, parts: u64, mut params: SumsParams, out_steps: [i64; 2]| {
-        params.out = out_steps;
-        let elements = out.as_ref().layout().len();
-        if elements == 0 {
-            return Ok(());
-        }
-        let pointers = [parts, address(out.as_ref())];
-        device.launch(&kernels.sums, grid(device, elements, false), &pointers, bytemuck::bytes_of(&params))
-    };
-    let step = |out: &TensorMut<'_>| out.as_ref().layout().step(0) as i64;
-    let width = TERMS as i64;
-    let term = |which: usize| terms + (which * problem.accumulator.size()) as u64;
-    if let Some(out) = &call.gradients.dalibi {
-        sum(out, term(0), per_head(width), [step(out), 0])?;
-    }
-    if let Some(out) = &call.gradients.dscale {
-        sum(out, term(1), of_all(width), [0, 0])?;
-    }
-    if let Some(out) = &call.gradients.dsinks {
-        sum(out, term(2), per_head(width), [step(out), 0])?;
-    }
-    if let Some(out) = &call.gradients.dw {
-        let dim = problem.head_dim as i64;
-        let of_head = out.as_ref().shape().len() == 2;
-        let mut params = if of_head { per_head(dim) } else { of_all(dim) };
-        params.counts[1] = dim;
-        sum(out, dw_terms, params, [if of_head { step(out) } else { 0 }, 1])?;
-    }
-    Ok(())
+    sums::add_up(device, problem, call, kernels, [terms, dw_terms])
 }

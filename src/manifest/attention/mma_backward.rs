@@ -5,7 +5,7 @@ use crate::manifest::CudaKernel;
 
 /// Threads of a block in every kernel here.
 const BLOCK: u32 = 128;
-const WARPS: u32 = BLOCK / 32;
+pub(crate) const WARPS: u32 = BLOCK / 32;
 /// Bytes of what the work item is.
 const ITEM: u32 = 48;
 /// Columns whose products a warp holds at a time in the kernels with options.
@@ -51,7 +51,7 @@ macro_rules! row {
     };
 }
 
-const DQ: &[&str] = &["q", "k", "v", "grad_o", "lse", "delta", "spans", "dq", "drow_scale"];
+const DQ: &[&str] = &["q", "k", "v", "grad_o", "lse", "delta", "spans", "dq", "drow_scale", "terms"];
 const DKV: &[&str] = &["q", "k", "v", "grad_o", "lse", "delta", "spans", "dk", "dv"];
 
 /// `$tiles` of 16 rows a warp, for queries and for keys; columns of a stage.

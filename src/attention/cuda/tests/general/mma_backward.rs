@@ -62,7 +62,7 @@ impl Fenced {
     }
 }
 
-/// dq, dk, dv and the row scale's gradient, those that `wanted` names.
+/// Gradients, those that `wanted` names and the call has.
 fn gradients(device: &Device, c: &Call, dtype: DType, rows: Rows, want: &Results, wanted: &[&str]) -> Run {
     let shape = |heads: usize, len: usize, lens: &[usize], dim: usize| match rows {
         Rows::Packed => [1, heads, lens.iter().sum(), dim],
@@ -144,13 +144,25 @@ fn gradients(device: &Device, c: &Call, dtype: DType, rows: Rows, want: &Results
     let mut dq = output(q_shape(c.head_dim));
     let (mut dk, mut dv) = (output(k_shape(c.head_dim)), output(k_shape(c.value_dim)));
     let mut drow_scale = Fenced::new(device, DType::F32, Layout::contiguous(&q_shape(1)[..3]).unwrap());
-    let is_wanted = |name| wanted.contains(&name);
-    let gates = is_wanted("drow_scale") && lists.is_some();
+    let vector = |len: usize| Fenced::new(device, DType::F32, Layout::contiguous(&[len]).unwrap());
+    let (mut dscale, mut dsinks, mut dalibi) = (vector(1), vector(c.q_heads), vector(c.q_heads));
+    let is_wanted = |name| {
+        let has = match name {
+            "drow_scale" => lists.is_some(),
+            "dsinks" => sinks.is_some(),
+            "dalibi" => alibi.is_some(),
+            _ => true,
+        };
+        has && wanted.contains(&name)
+    };
     let views = AttentionGradientViews {
         dq: is_wanted("dq").then(|| dq.view_mut()),
         dk: is_wanted("dk").then(|| dk.view_mut()),
         dv: is_wanted("dv").then(|| dv.view_mut()),
-        drow_scale: gates.then(|| drow_scale.view_mut()),
+        drow_scale: is_wanted("drow_scale").then(|| drow_scale.view_mut()),
+        dscale: is_wanted("dscale").then(|| dscale.view_mut()),
+        dsinks: is_wanted("dsinks").then(|| dsinks.view_mut()),
+        dalibi: is_wanted("dalibi").then(|| dalibi.view_mut()),
         ..Default::default()
     };
     let saved = AttentionSaved {
@@ -162,12 +174,12 @@ fn gradients(device: &Device, c: &Call, dtype: DType, rows: Rows, want: &Results
     let workspace = Workspace::Allocate;
     attention_backward_into(&q.view(), &k.view(), &v.view(), &saved, &options, views, workspace).unwrap();
     device.synchronize().unwrap();
-    let all = [("dq", &dq), ("dk", &dk), ("dv", &dv), ("drow_scale", &drow_scale)];
-    let computed = |name| is_wanted(name) && (name != "drow_scale" || gates);
-    Run(all.into_iter().filter(|(name, _)| computed(*name)).map(|(name, at)| (name, at.read())).collect())
+    let all = [&dq, &dk, &dv, &drow_scale, &dscale, &dsinks, &dalibi];
+    let computed = ALL.into_iter().zip(all).filter(|(name, _)| is_wanted(name));
+    Run(computed.map(|(name, at)| (name, at.read())).collect())
 }
 
-const ALL: [&str; 4] = ["dq", "dk", "dv", "drow_scale"];
+const ALL: [&str; 7] = ["dq", "dk", "dv", "drow_scale", "dscale", "dsinks", "dalibi"];
 
 fn bits(run: &Run) -> Vec<Vec<u64>> {
     run.0.iter().map(|(_, values)| values.iter().map(|x| x.to_bits()).collect()).collect()
@@ -426,11 +438,15 @@ fn gradients_on_the_matrix_units_do_not_depend_on_which_are_asked_for() {
             c.causal = true;
             c.k[39 * dims[0] + 1] = f64::INFINITY;
             c.softcap = (n == 1).then_some(2.0);
+            c.sinks = Some(vec![0.5, -1.0]);
+            c.alibi = (n == 1).then(|| vec![0.0625, 0.03125]);
         });
         let (device, want) = (emulated(Schedule::InOrder), call.results());
         let all = gradients(&device, &call, dtype, Rows::Dense, &want, &ALL);
-        for mask in 0..16u32 {
-            let wanted: Vec<&str> = (0..4).filter(|bit| mask >> bit & 1 == 1).map(|bit| ALL[bit]).collect();
+        for mask in 0..1u32 << ALL.len() {
+            let names = ALL.into_iter().enumerate();
+            let wanted: Vec<&str> =
+                names.filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, name)| name).collect();
             let run = gradients(&device, &call, dtype, Rows::Dense, &want, &wanted);
             let of_all = Run(all.0.iter().filter(|(name, _)| wanted.contains(name)).cloned().collect());
             assert_eq!(bits(&run), bits(&of_all), "{wanted:?}");
@@ -454,7 +470,10 @@ fn a_sample_alone_has_the_bits_it_has_in_a_batch() {
             (c.grad_o, c.grad_lse) = (part(&both.grad_o), both.grad_lse.as_ref().map(|g| part(g)));
         });
         let run = gradients(&device, &alone, DType::BF16, Rows::Dense, &alone.results(), &ALL);
-        for ((name, one), (_, many)) in run.0.iter().zip(&together.0) {
+        // The scale's gradient is a sum over samples.
+        for ((name, one), (_, many)) in
+            run.0.iter().zip(&together.0).filter(|((name, _), _)| *name != "dscale")
+        {
             assert_eq!(*one, part(many), "{name} of sample {b}");
         }
     }
